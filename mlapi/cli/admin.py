@@ -1,0 +1,156 @@
+"""`mlapi-admin -c INI COMMAND`: users, tokens and modules from the command line, and a check of what is kept."""
+
+import argparse
+import getpass
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from mlapi import registration
+from mlapi.check import violations
+from mlapi.cli import settings_of
+from mlapi.database import Database
+from mlapi.models import Module, User, modules
+from mlapi.models.blobs import referenced
+from mlapi.models.errors import DomainError, Invalid
+from mlapi.models.users import Role
+from mlapi.security import Passwords, Tokens, Use
+from mlapi.settings import Settings, SettingsError
+from mlapi.storage import store_from
+
+Arguments = argparse.Namespace
+DAY = 86400.0
+
+
+def createuser(settings: Settings, arguments: Arguments) -> int:
+    """Create a user; the password is asked for, or read from a file's first line."""
+    password = _password(arguments.password_file)
+    with Database(settings.database_url).writing.begin() as db:
+        User.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
+    print(f"Created {arguments.role} {arguments.name}.")
+    return 0
+
+
+def createtoken(settings: Settings, arguments: Arguments) -> int:
+    """Print an access token of a user, good for some days."""
+    with Database(settings.database_url).reading() as db:
+        user = User.named(db, arguments.name)
+    if user is None:
+        return _fail(f"There is no user named {arguments.name}.")
+    print(Tokens(settings.secret_key).make(user.id, Use.ACCESS, arguments.days * DAY))
+    return 0
+
+
+def checkuserexists(settings: Settings, arguments: Arguments) -> int:
+    """Exit with 0 where there is a user of this name, with 1 where there is none."""
+    with Database(settings.database_url).reading() as db:
+        return int(User.named(db, arguments.name) is None)
+
+
+def createmodule(settings: Settings, arguments: Arguments) -> int:
+    """Register a module from its folder or archive; the same content again is the same version."""
+    store, source = store_from(str(settings.media_dir)), Path(arguments.source)
+    if source.is_dir():
+        content = registration.keep_folder(store, source)
+    else:
+        with source.open("rb") as archive:
+            content = registration.keep_archive(store, archive)
+    blob = content.blob
+    with Database(settings.database_url).writing.begin() as db:
+        version, new = modules.register(db, arguments.name, content.manifest, blob.sha256, blob.size)
+        number = version.number
+    print(f"{'Registered' if new else 'Unchanged:'} {arguments.name}, version {number}, {blob.sha256}.")
+    return 0
+
+
+def removemodule(settings: Settings, arguments: Arguments) -> int:
+    """Remove a module that no task or job was made with."""
+    with Database(settings.database_url).writing.begin() as db:
+        module = db.scalar(sa.select(Module).where(Module.name == arguments.name))
+        if module is None:
+            return _fail(f"There is no module named {arguments.name}.")
+        versions = modules.remove(db, module)
+    print(f"Removed {arguments.name} with {versions} version(s).")
+    return 0
+
+
+def sweep(settings: Settings, _arguments: Arguments) -> int:
+    """Delete contents that nothing refers to and that are older than sweep_grace."""
+    database = Database(settings.database_url)
+    store = store_from(str(settings.media_dir))
+    swept = store.sweep(lambda digests: referenced(database, digests), settings.sweep_grace)
+    print(f"Deleted {swept.blobs} blobs of {swept.size} bytes and {swept.temporary} temporary files.")
+    return 0
+
+
+def check(settings: Settings, _arguments: Arguments) -> int:
+    """Check the invariants of what is kept; prints a line for each violation, and exits with 1 if there are any."""
+    found = 0
+    for found, violation in enumerate(violations(settings), 1):
+        print(violation)
+    print(f"{found} violation(s)." if found else "Everything holds.", file=sys.stderr)
+    return int(bool(found))
+
+
+def _password(file: str | None) -> str:
+    if file is not None:
+        return Path(file).read_text(encoding="utf-8").partition("\n")[0]
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Again: ") != password:
+        raise Invalid.field("password", "The two are not the same.")
+    return password
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and what they take."""
+    top = argparse.ArgumentParser(prog="mlapi-admin", description="Administers mlapi from the command line.")
+    top.add_argument("-c", "--config", required=True, metavar="INI", help="the ini file of the service")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(run: Callable[[Settings, Arguments], int]) -> argparse.ArgumentParser:
+        made = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        made.set_defaults(run=run)
+        return made
+
+    user = command(createuser)
+    user.add_argument("name")
+    user.add_argument("--role", choices=list(Role), default=Role.USER)
+    user.add_argument("--password-file", metavar="FILE")
+    token = command(createtoken)
+    token.add_argument("name")
+    token.add_argument("--days", type=float, default=1.0)
+    command(checkuserexists).add_argument("name")
+    module = command(createmodule)
+    module.add_argument("name")
+    module.add_argument("source", help="a folder, or a .tar.gz or .zip archive")
+    command(removemodule).add_argument("name")
+    command(sweep)
+    command(check)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit status is 1 where it was refused, 2 where the settings or words are wrong."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(settings_of(arguments.config), arguments))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Invalid as error:
+        for each in error.errors:
+            print(f"{each.name}: {each.description}", file=sys.stderr)
+        return 1
+    except (DomainError, OSError) as error:
+        return _fail(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

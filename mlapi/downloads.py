@@ -1,0 +1,100 @@
+"""Answers that carry a blob: whole, in part, or not at all where the client has it already.
+
+Whatever the content is, a browser must neither show nor run it: the type is always that of bytes, the
+disposition always `attachment`.
+"""
+
+import base64
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from pyramid.request import Request
+from pyramid.response import Response
+
+from mlapi.storage import BlobStore
+
+GUARDS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Accept-Ranges": "bytes",
+}
+"""Headers of every answer, also of those without a body."""
+
+RANGE = re.compile(r"bytes *= *(\d*) *- *(\d*)", re.IGNORECASE)
+"""A header Range of one range; longer than 100 characters it is none."""
+
+
+def download(store: BlobStore, sha256: str, size: int, name: str, request: Request) -> Response:
+    """Answer GET or HEAD with a blob: 200, or 206, 304 or 416 as the headers of the request ask.
+
+    WebOb's own conditional response is not used: it fails on `bytes=-`, refuses a suffix longer than the
+    blob, and takes the first of several ranges for the only one.
+    """
+    response = Response(headerlist=[*GUARDS.items(), *_validators(sha256)])
+    if sha256 in request.if_none_match:
+        response.status_code = 304
+        del response.content_length
+        return response
+    ranged = request.method == "GET" and response in request.if_range
+    part = span(request.headers.get("Range", ""), size) if ranged else None
+    if part is not None and not part:
+        return _unsatisfiable(size)
+    response.content_type = "application/octet-stream"
+    response.headers["Content-Disposition"] = content_disposition(name)
+    response.headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+    if part is not None:
+        response.status_code = 206
+        response.headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+    wanted = range(size) if part is None else part
+    response.app_iter = store.open(sha256, wanted.start, wanted.stop)
+    response.content_length = len(wanted)
+    return response
+
+
+def content_disposition(name: str) -> str:
+    """Return the header that has `name` saved as a file: in ASCII for old clients, in UTF-8 for the others.
+
+    A `%` is left out of the first form, as some clients decode it.
+    """
+    fallback = re.sub(r'[^ -~]|["\\%/]', "_", name)
+    encoded = quote(name.encode("utf-8", "replace"), safe="!#$&+-.^_`|~")
+    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{encoded}"
+
+
+def span(header: str, size: int) -> range | None:
+    """Return the bytes that a header Range asks for of `size`: none of them where they are out of bounds.
+
+    None stands for a header that is to be passed over: it is broken, or asks for several ranges.
+    """
+    match = RANGE.fullmatch(header) if len(header) <= 100 else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        return range(max(size - int(last), 0), size)
+    if last and int(last) < int(first):
+        return None
+    return range(int(first), min(int(last) + 1, size) if last else size)
+
+
+def _validators(sha256: str) -> Iterator[tuple[str, str]]:
+    """The content never changes, but who may read it does: a cache asks again each time."""
+    yield "ETag", f'"{sha256}"'
+    yield "Cache-Control", "private, no-cache"
+
+
+def _unsatisfiable(size: int) -> Response:
+    detail = f"The file has {size} bytes; the range asked for lies beyond them."
+    response = Response(status=416, content_type="application/problem+json", charset=None)
+    response.json_body = {
+        "type": "about:blank",
+        "title": "Range Not Satisfiable",
+        "status": 416,
+        "detail": detail,
+    }
+    response.headers.update(GUARDS)
+    response.headers["Content-Range"] = f"bytes */{size}"
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,28 @@
+"""What is kept: SQLAlchemy tables and the rules of the domain. Knows nothing of HTTP."""
+
+from mlapi.models.base import Base
+from mlapi.models.files import File
+from mlapi.models.jobs import Attempt, Job, JobInput, JobParent, LogPiece, Upload
+from mlapi.models.modules import Function, Module, ModuleVersion
+from mlapi.models.pipelines import Pipeline, Task
+from mlapi.models.runs import Run, RunFile
+from mlapi.models.users import User
+
+__all__ = [
+    "Attempt",
+    "Base",
+    "File",
+    "Function",
+    "Job",
+    "JobInput",
+    "JobParent",
+    "LogPiece",
+    "Module",
+    "ModuleVersion",
+    "Pipeline",
+    "Run",
+    "RunFile",
+    "Task",
+    "Upload",
+    "User",
+]

@@ -1,0 +1,73 @@
+"""What all tables share: naming of constraints, JSON columns, and times.
+
+Times are UTC without a zone in both databases. Ids are integers that are never given again.
+"""
+
+import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.functions import GenericFunction
+
+Json = sa.JSON(none_as_null=True)
+Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
+
+
+def now() -> datetime.datetime:
+    """The present moment, UTC, as the columns keep it."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+class clock(GenericFunction[datetime.datetime]):  # noqa: N801 - it is written as the SQL function that it is
+    """The database's own clock, `seconds` from now.
+
+    Leases are compared by one clock, so that machines whose clocks differ agree on who is late.
+    """
+
+    type = sa.DateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: Any = 0) -> None:
+        super().__init__(seconds)
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(element: Any, compiler: Any, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({offset}) || ' seconds')"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(element: Any, compiler: Any, **options: Any) -> str:
+    offset = compiler.process(element.clauses, **options)
+    return f"(timezone('UTC', clock_timestamp()) + make_interval(secs => {offset}))"
+
+
+class Base(DeclarativeBase):
+    """The tables of mlapi."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, str: sa.Text, int: sa.BigInteger}
+
+
+class Numbered(Base):
+    """A row known by a number."""
+
+    __abstract__ = True
+    __table_args__: Any = {"sqlite_autoincrement": True}
+
+    # SQLite gives a row its number only where the type is exactly INTEGER.
+    id: Mapped[int] = mapped_column(
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1
+    )
+    created: Mapped[Time] = mapped_column(default=now, sort_order=99)

@@ -1,0 +1,66 @@
+"""Files: immutable contents under a name, with tags, an owner, and where they came from."""
+
+import enum
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from mlapi.models.base import Numbered
+from mlapi.models.errors import Conflict
+
+
+class Kind(enum.StrEnum):
+    """How a file came to be."""
+
+    INPUT = "INPUT"
+    """A user uploaded it."""
+    OUTPUT = "OUTPUT"
+    """A job made it."""
+
+
+class File(Numbered):
+    """A blob (SHA-256 and size), a name, tags, an owner, its parent file and the job that made it."""
+
+    __tablename__ = "files"
+    __table_args__ = (
+        sa.Index(None, "owner_id", "id"),
+        sa.Index(None, "sha256"),
+        sa.Index(None, "job_id"),
+        sa.Index(None, "parent_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
+    name: Mapped[str]
+    sha256: Mapped[str]
+    size: Mapped[int]
+    kind: Mapped[str] = mapped_column(default=Kind.INPUT)
+    tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    parent_id: Mapped[int | None] = mapped_column(sa.ForeignKey("files.id"))
+    job_id: Mapped[int | None] = mapped_column(sa.ForeignKey("jobs.id"))
+
+    @classmethod
+    def owned(cls, db: Session, owner_id: int, ids: list[int]) -> list[Self]:
+        """The files of these ids that the owner has; ids of nobody's or another's are passed over."""
+        found = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
+        by_id = {file.id: file for file in found}
+        return [by_id[each] for each in ids if each in by_id]
+
+    @classmethod
+    def delete(cls, db: Session, file_id: int) -> None:
+        """Delete a file; raises `Conflict` with what holds it while a run used it or a job made it."""
+        from mlapi.models.jobs import JobInput
+        from mlapi.models.runs import RunFile
+
+        file = db.get_one(cls, file_id, with_for_update=True)
+        runs = db.scalars(sa.select(RunFile.run_id).where(RunFile.file_id == file_id).limit(20)).all()
+        jobs = db.scalars(sa.select(JobInput.job_id).where(JobInput.file_id == file_id).limit(20)).all()
+        if file.job_id is not None or runs or jobs:
+            made = [file.job_id] if file.job_id is not None else []
+            raise Conflict(
+                "Runs or jobs hold this file.", runs=sorted(set(runs)), jobs=sorted({*jobs, *made})
+            )
+        db.execute(sa.update(cls).where(cls.parent_id == file_id).values(parent_id=None))
+        db.delete(file)
+        db.flush()

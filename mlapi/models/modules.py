@@ -1,0 +1,192 @@
+"""Modules: code registered under a name, in versions that never change, each offering functions."""
+
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from mlapi.models.base import Numbered
+from mlapi.models.errors import Conflict, Invalid
+from mlapi.models.options import Option
+from mlapi.models.users import SLUG
+
+
+class Module(Numbered):
+    """A name under which versions of some code are registered."""
+
+    __tablename__ = "modules"
+
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class ModuleVersion(Numbered):
+    """One content of a module, identified by the SHA-256 of its canonical archive."""
+
+    __tablename__ = "module_versions"
+    __table_args__ = (
+        sa.UniqueConstraint("module_id", "digest"),
+        sa.UniqueConstraint("module_id", "number"),
+        {"sqlite_autoincrement": True},
+    )
+
+    module_id: Mapped[int] = mapped_column(sa.ForeignKey("modules.id"))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(index=True)
+    size: Mapped[int]
+    display_name: Mapped[str]
+    tagline: Mapped[str]
+    doctxt: Mapped[str]
+    icon_url: Mapped[str | None]
+    command: Mapped[list[Any]]
+    module: Mapped[Module] = relationship(lazy="raise")
+
+
+class Function(Numbered):
+    """What a version of a module offers: typed options, expected files, output tags."""
+
+    __tablename__ = "functions"
+    __table_args__ = (sa.UniqueConstraint("version_id", "name"), {"sqlite_autoincrement": True})
+
+    version_id: Mapped[int] = mapped_column(sa.ForeignKey("module_versions.id"))
+    name: Mapped[str]
+    doctxt: Mapped[str]
+    options: Mapped[list[Any]]
+    creates_new_files: Mapped[bool]
+    modifies_input_files: Mapped[bool]
+    expected_filetype: Mapped[str]
+    optional_filetypes: Mapped[list[Any]]
+    output_tags: Mapped[list[Any]]
+    min_files: Mapped[int]
+    max_files: Mapped[int | None]
+    output_files: Mapped[list[Any]]
+
+    def typed_options(self) -> list[Option]:
+        """The options as arguments are checked against them."""
+        return [Option.from_json(option) for option in self.options]
+
+    def misfits(self, names: list[str]) -> str | None:
+        """Why files of these names are none that the function takes, or None where they are."""
+        types = [kind for kind in (self.expected_filetype, *self.optional_filetypes) if kind]
+        if self.expected_filetype:
+            for name in names:
+                if not name.lower().endswith(tuple(f".{kind}" for kind in types)):
+                    return f"{name!r} is not of a type that {self.name} takes: {', '.join(types)}."
+        if len(names) < self.min_files:
+            return f"{self.name} takes at least {self.min_files} file(s), not {len(names)}."
+        if self.max_files is not None and len(names) > self.max_files:
+            return f"{self.name} takes at most {self.max_files} file(s), not {len(names)}."
+        return None
+
+
+class Manifest(Protocol):
+    """What registration reads of a manifest (`schemas.manifests.Manifest`)."""
+
+    @property
+    def display_name(self) -> str: ...  # noqa: D102
+    @property
+    def tagline(self) -> str: ...  # noqa: D102
+    @property
+    def doctxt(self) -> str: ...  # noqa: D102
+    @property
+    def icon_url(self) -> str | None: ...  # noqa: D102
+    @property
+    def command(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def functions(self) -> tuple[Any, ...]: ...  # noqa: D102
+
+
+def register(
+    db: Session, name: str, manifest: Manifest, digest: str, size: int
+) -> tuple[ModuleVersion, bool]:
+    """Register content under `name`; returns its version and whether it is new.
+
+    The same content again is the version that it already is. Raises `Invalid` where the name is no slug.
+    """
+    if not SLUG.fullmatch(name):
+        raise Invalid.field("name", "Must be a slug: a-z, 0-9 and . _ - inside, at most 63 characters.")
+    module = db.scalar(sa.select(Module).where(Module.name == name).with_for_update())
+    if module is None:
+        module = Module(name=name)
+        db.add(module)
+        try:
+            db.flush()
+        except IntegrityError:
+            raise Conflict(f"The module {name} is being registered by somebody else.") from None
+    versions = sa.select(ModuleVersion).where(ModuleVersion.module_id == module.id)
+    if (same := db.scalar(versions.where(ModuleVersion.digest == digest))) is not None:
+        return same, False
+    last = db.scalar(sa.select(sa.func.max(ModuleVersion.number)).where(ModuleVersion.module_id == module.id))
+    version = ModuleVersion(
+        module_id=module.id,
+        number=(last or 0) + 1,
+        digest=digest,
+        size=size,
+        display_name=manifest.display_name,
+        tagline=manifest.tagline,
+        doctxt=manifest.doctxt,
+        icon_url=manifest.icon_url,
+        command=list(manifest.command),
+    )
+    db.add(version)
+    db.flush()
+    for function in manifest.functions:
+        db.add(_function(version, function))
+    db.flush()
+    return version, True
+
+
+def _function(version: ModuleVersion, described: Any) -> Function:
+    return Function(
+        version_id=version.id,
+        name=described.name,
+        doctxt=described.doctxt,
+        options=[option.as_json() for option in described.options],
+        creates_new_files=described.creates_new_files,
+        modifies_input_files=described.modifies_input_files,
+        expected_filetype=described.expected_filetype,
+        optional_filetypes=list(described.optional_filetypes),
+        output_tags=list(described.output_tags),
+        min_files=described.min_files,
+        max_files=described.max_files,
+        output_files=list(described.output_files),
+    )
+
+
+_any_version = sa.alias(ModuleVersion.__table__)
+NEWEST = (
+    sa.select(sa.func.max(_any_version.c.id))
+    .where(_any_version.c.module_id == Module.__table__.c.id)
+    .correlate(Module.__table__)
+    .scalar_subquery()
+)
+"""The id of a module's newest version."""
+
+
+def find_function(db: Session, module: str, function: str, digest: str | None = None) -> Function | None:
+    """The function of that name, in the version of that digest or else in the newest, or None."""
+    query = (
+        sa.select(Function)
+        .join(ModuleVersion, Function.version_id == ModuleVersion.id)
+        .join(Module, ModuleVersion.module_id == Module.id)
+        .where(Module.name == module)
+    )
+    if digest is not None:
+        return db.scalar(query.where(ModuleVersion.digest == digest, Function.name == function))
+    return db.scalar(query.where(ModuleVersion.id == NEWEST, Function.name == function))
+
+
+def remove(db: Session, module: Module) -> int:
+    """Remove a module with all its versions and functions; returns how many versions went.
+
+    Raises `Conflict` while tasks or jobs were made with it: their lineage would lead nowhere.
+    """
+    versions = sa.select(ModuleVersion.id).where(ModuleVersion.module_id == module.id)
+    functions = sa.select(Function.id).where(Function.version_id.in_(versions))
+    try:
+        db.execute(sa.delete(Function).where(Function.id.in_(functions)))
+    except IntegrityError:
+        raise Conflict(f"Tasks or jobs were made with functions of {module.name}.") from None
+    gone = db.execute(sa.delete(ModuleVersion).where(ModuleVersion.module_id == module.id)).rowcount  # type: ignore[attr-defined]
+    db.execute(sa.delete(Module).where(Module.id == module.id))
+    return int(gone)

@@ -1,0 +1,1 @@
+"""What is accepted: one colander schema for each request body and query string."""

@@ -1,0 +1,164 @@
+"""Colander types that take JSON at its word, and a mapping that names each field it does not know.
+
+Colander's own types coerce: its Integer takes ``"3"``, ``3.7`` and ``true``; its String takes ``{}`` for
+missing. What a client of a typed API wrote wrongly must come back as an error, not as a guess.
+"""
+
+import math
+from typing import Any
+
+import colander
+
+INT64 = 2**63
+"""Integers of either database are smaller than this."""
+
+
+class Exact(colander.SchemaType):
+    """A JSON value of one Python type, neither coerced nor taken for missing."""
+
+    python: type | tuple[type, ...] = object
+    words = "a value"
+
+    def deserialize(self, node: Any, cstruct: Any) -> Any:
+        """Return the value as it came, or raise `colander.Invalid` where it is of another type."""
+        if cstruct is colander.null:
+            return colander.null
+        if not self.holds(cstruct):
+            raise colander.Invalid(node, f"Must be {self.words}.")
+        return cstruct
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is of this type; a bool is no number."""
+        return isinstance(value, self.python) and not isinstance(value, bool)
+
+
+class Text(Exact):
+    """A string that both databases can keep: no NUL, no half of a surrogate pair."""
+
+    python, words = str, "a string"
+
+    def deserialize(self, node: Any, cstruct: Any) -> Any:
+        """Return the string, or raise `colander.Invalid` where a database would refuse it."""
+        value = super().deserialize(node, cstruct)
+        if isinstance(value, str) and not storable(value):
+            raise colander.Invalid(node, "Must not contain NUL or lone surrogates.")
+        return value
+
+
+class Whole(Exact):
+    """An integer of 64 bits."""
+
+    python, words = int, "an integer of 64 bits"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is an integer that fits a database's column."""
+        return super().holds(value) and -INT64 <= value < INT64
+
+
+class Real(Exact):
+    """A finite number."""
+
+    python, words = (int, float), "a finite number"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number other than NaN and the infinities."""
+        return super().holds(value) and abs(value) < INT64**16 and math.isfinite(value)
+
+
+class Flag(Exact):
+    """True or false, and nothing that merely looks like it."""
+
+    words = "true or false"
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a bool."""
+        return isinstance(value, bool)
+
+
+class Object(colander.Mapping):
+    """A mapping that answers every unknown key with an error of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(unknown="raise")
+
+    def _impl(self, node: Any, value: Any, callback: Any, default_or_missing: Any = None) -> Any:
+        if not isinstance(value, dict):
+            raise colander.Invalid(node, "Must be an object.")
+        known = {child.name for child in node.children}
+        error = None
+        result = None
+        try:
+            kept = {key: each for key, each in value.items() if key in known}
+            result = super()._impl(node, kept, callback, default_or_missing)
+        except colander.Invalid as invalid:
+            error = invalid
+        for key in value:
+            if key not in known:
+                error = error or colander.Invalid(node)
+                error.add(colander.Invalid(colander.SchemaNode(Text(), name=str(key)), "Unknown field."))
+        if error is not None:
+            raise error
+        return result
+
+
+class Json(colander.SchemaType):
+    """Any JSON value that both databases can keep, within limits of depth and size."""
+
+    def __init__(self, kind: type | None = None, depth: int = 16, items: int = 10_000) -> None:
+        self.kind, self.depth, self.items = kind, depth, items
+
+    def deserialize(self, node: Any, cstruct: Any) -> Any:
+        """Return the value as it came, or raise `colander.Invalid` where it cannot be kept."""
+        if cstruct is colander.null:
+            return colander.null
+        if self.kind is not None and not isinstance(cstruct, self.kind):
+            raise colander.Invalid(node, "Must be an object." if self.kind is dict else "Must be a list.")
+        if problem := unkeepable(cstruct, self.depth, self.items):
+            raise colander.Invalid(node, problem)
+        return cstruct
+
+
+class List(colander.Sequence):
+    """A JSON list; nothing else is taken for one."""
+
+    def deserialize(self, node: Any, cstruct: Any, accept_scalar: Any = None) -> Any:
+        """Return the list of what its items deserialize to."""
+        if cstruct is not colander.null and not isinstance(cstruct, list):
+            raise colander.Invalid(node, "Must be a list.")
+        return super().deserialize(node, cstruct, accept_scalar)
+
+
+class Schema(colander.Schema):
+    """What the bodies of requests derive from."""
+
+    schema_type = Object
+
+
+def storable(text: str) -> bool:
+    """Whether both databases can keep `text`: PostgreSQL refuses NUL, UTF-8 the lone surrogates."""
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))
+
+
+def unkeepable(value: Any, depth: int = 16, items: int = 10_000) -> str | None:
+    """Why a JSON `value` cannot be kept, in words, or None where it can."""
+    left = items
+    stack = [(value, 1)]
+    while stack:
+        each, level = stack.pop()
+        left -= 1
+        if level > depth or left < 0:
+            return f"Must nest at most {depth} deep and hold at most {items} values."
+        if isinstance(each, dict):
+            stack += [(key, level) for key in each] + [(child, level + 1) for child in each.values()]
+        elif isinstance(each, list):
+            stack += [(child, level + 1) for child in each]
+        elif isinstance(each, str):
+            if not storable(each):
+                return "Must not contain NUL or lone surrogates."
+        elif isinstance(each, bool) or each is None:
+            continue
+        elif isinstance(each, int) and not -INT64 <= each < INT64:
+            return "Must not contain integers beyond 64 bits."
+        elif isinstance(each, float) and not math.isfinite(each):
+            return "Must not contain NaN or infinities."
+    return None

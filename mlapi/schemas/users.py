@@ -1,0 +1,13 @@
+"""Bodies that make users."""
+
+import colander
+
+from mlapi.models.users import Role
+from mlapi.schemas.auth import Credentials
+from mlapi.schemas.types import Text
+
+
+class NewUser(Credentials):
+    """A user to be made."""
+
+    role = colander.SchemaNode(Text(), missing=Role.USER, validator=colander.OneOf(list(Role)))

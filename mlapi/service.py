@@ -1,0 +1,140 @@
+"""A cornice service bound to a class of the tree; the only file that knows cornice's insides.
+
+The route names the place, which is read off the tree; the tree finds and guards; what is expected of body and
+query string is checked here, before the view, and strictly.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import colander
+import cornice
+from pyramid.httpexceptions import HTTPBadRequest, HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType
+
+from mlapi.models.errors import FieldError, Invalid
+from mlapi.resources import Root
+from mlapi.resources.base import Node
+
+DEPTH = 64
+"""Levels that a JSON body may nest."""
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What a view expects of the request: schemas of the JSON body and of the query string."""
+
+    body: colander.Schema | None = None
+    query: colander.Schema | None = None
+
+
+def check(request: Any, schema: Expects | None = None, **_other: Any) -> None:
+    """Put what is valid of body and query string into `request.validated`; raise `Invalid` with all that is not."""
+    if schema is None:
+        return
+    errors: list[FieldError] = []
+    for name, location, found in (("query", "querystring", query_of), ("body", "body", json_of)):
+        if (expected := getattr(schema, name)) is not None:
+            try:
+                request.validated[name] = expected.deserialize(found(request))
+            except colander.Invalid as invalid:
+                errors += field_errors(invalid, location)
+    if errors:
+        raise Invalid(errors)
+
+
+def json_of(request: Any) -> Any:
+    """The JSON of a request's body, with nothing that JSON does not have; raises 400, 413 and 415."""
+    if request.content_type != "application/json":
+        raise HTTPUnsupportedMediaType("The body must be application/json.")
+    if (request.content_length or 0) > request.registry.mlapi.body_limit:
+        raise HTTPRequestEntityTooLarge(f"A JSON body has at most {request.registry.mlapi.body_limit} bytes.")
+    return strict_json(request.body)
+
+
+def strict_json(text: bytes | str) -> Any:
+    """Parse JSON; raises 400 for what is none, also for duplicate keys, NaN, and nesting without end."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise HTTPBadRequest(f"The body nests more than {DEPTH} levels.") from None
+    except ValueError as error:
+        raise HTTPBadRequest(f"The body is not JSON: {error}") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits[:20]} is beyond what a number holds")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object
+)
+
+
+def query_of(request: Any) -> dict[str, str]:
+    """The parameters of the query string; raises `Invalid` where one is given twice."""
+    given = request.GET
+    found = dict(given)
+    if len(found) != len(given):
+        twice = sorted({name for name in given if len(given.getall(name)) > 1})
+        raise Invalid(FieldError("querystring", name, "Given more than once.") for name in twice)
+    return found
+
+
+def field_errors(invalid: colander.Invalid, location: str) -> Iterator[FieldError]:
+    """Every error of a colander exception, with its dotted name."""
+    for name, description in invalid.asdict(separator=" ").items():
+        yield FieldError(location, name.removeprefix("."), description)
+
+
+class Service(cornice.Service):
+    """A cornice service that answers for one class of resource, where the tree keeps it."""
+
+    default_validators = [check]
+
+    def __init__(self, context: type[Node], **kw: Any) -> None:
+        self.context = context
+        place = {"path": context.path, "traverse": context.path, "factory": Root, "context": context}
+        super().__init__(context.__name__, depth=2, renderer="json", **place, **kw)
+
+    def decorator(self, method: str, **kw: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a view that is called as Pyramid calls its own: context, then request."""
+
+        def register(view: Callable[..., Any]) -> Callable[..., Any]:
+            if "permission" not in kw:
+                raise TypeError(f"{view.__qualname__} must name its permission")
+
+            @functools.wraps(view)
+            def called(request: Any) -> Any:
+                return view(request.context, request)
+
+            self.add_view(method, called, **kw)
+            return view
+
+        return register

@@ -1,0 +1,101 @@
+"""Every error as one shape: a problem document (RFC 9457) with `errors`, one for each field that is wrong."""
+
+import logging
+import uuid
+from typing import Any
+
+import orjson
+import sqlalchemy.exc
+from pyramid import httpexceptions as http
+from pyramid.exceptions import URLDecodeError
+from pyramid.response import Response
+from pyramid.security import forget
+
+from mlapi.models import errors as domain
+from mlapi.uploads import BadUpload
+
+log = logging.getLogger(__name__)
+
+STATUSES: dict[type[Exception], int] = {
+    domain.Invalid: 422,
+    domain.Conflict: 409,
+    domain.TooLarge: 413,
+    domain.StorageFull: 507,
+    BadUpload: 400,
+    URLDecodeError: 400,
+    UnicodeDecodeError: 400,
+    sqlalchemy.exc.OperationalError: 503,
+    sqlalchemy.exc.TimeoutError: 503,
+}
+"""The status of each exception that is not of HTTP; what is not here is a 500."""
+
+TITLES = {status: kind.title for status, kind in http.status_map.items()} | {
+    422: "Unprocessable Content",
+    507: "Insufficient Storage",
+}
+
+
+def problem(status: int, detail: str | None = None, **more: Any) -> Response:
+    """A problem document of that status."""
+    document = {
+        "type": "about:blank",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+    }
+    response = Response(status=status, content_type="application/problem+json", charset=None)
+    response.body = orjson.dumps(document | more, default=str)
+    if status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
+
+
+def of_http(error: http.HTTPException, _request: Any) -> Response:
+    """The problem of an HTTP error, with the headers that it brings."""
+    response = problem(error.code, error.detail or error.explanation or None)
+    response.headers.extend(
+        (name, value)
+        for name, value in error.headers.items()
+        if name not in ("Content-Type", "Content-Length")
+    )
+    return response
+
+
+def unauthorized(error: http.HTTPException, request: Any) -> Response:
+    """401 to who has not said who he is, or not so that we believe it."""
+    response = problem(401, error.detail or "Say who you are with a bearer token.")
+    response.headers.extend(forget(request))
+    return response
+
+
+def forbidden(_error: http.HTTPForbidden, request: Any) -> Response:
+    """403 to who may not, 401 to who has not said who he is."""
+    if request.identity is None:
+        return unauthorized(http.HTTPUnauthorized(), request)
+    return problem(403, "You may not do this here.")
+
+
+def of_exception(error: Exception, _request: Any) -> Response:
+    """The problem of an exception from below the views, by the table."""
+    status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 500)
+    match error:
+        case domain.Invalid():
+            return problem(status, str(error), errors=[each._asdict() for each in error.errors])
+        case domain.DomainError():
+            return problem(status, str(error), **error.extra)
+        case BadUpload():
+            return problem(status, str(error))
+        case URLDecodeError() | UnicodeDecodeError():
+            return problem(status, "The URL is not UTF-8.")
+    number = uuid.uuid4().hex
+    log.error("Request failed, incident %s", number, exc_info=error)
+    return problem(status, "The service could not do this now.", incident=number)
+
+
+def includeme(config: Any) -> None:
+    """Answer every exception with a problem."""
+    config.add_exception_view(of_http, context=http.HTTPException)
+    config.add_exception_view(unauthorized, context=http.HTTPUnauthorized)
+    config.add_exception_view(of_exception, context=Exception)
+    config.add_forbidden_view(forbidden)
+    config.add_notfound_view(lambda _error, _request: problem(404, "There is nothing here, or not for you."))

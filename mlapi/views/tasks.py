@@ -1,0 +1,65 @@
+"""Tasks: list, create, show, change, delete."""
+
+from typing import Any
+
+from mlapi.models import Function
+from mlapi.models.errors import Invalid
+from mlapi.models.modules import find_function
+from mlapi.models.pipelines import change_task, delete_task, insert_task
+from mlapi.resources.base import match, references
+from mlapi.resources.modules import FunctionItem, VersionFunction
+from mlapi.resources.tasks import TaskItem, Tasks
+from mlapi.schemas.pages import Page
+from mlapi.schemas.tasks import NewTask, TaskChange
+from mlapi.security import Permission
+from mlapi.service import Expects, Service
+from mlapi.views import answers
+
+tasks, task = Service(Tasks), Service(TaskItem)
+
+tasks.get(permission=Permission.READ, schema=Expects(query=Page()))(answers.page)
+task.get(permission=Permission.READ)(answers.show)
+
+
+@tasks.post(permission=Permission.WRITE, schema=Expects(body=NewTask()))
+def create(tasks: Tasks, request: Any) -> dict[str, Any]:
+    """Add a task: a function with arguments, at the end or at a position."""
+    made = insert_task(request.db, tasks.pipeline, **resolved(tasks, request))
+    return answers.created(tasks[str(made.id)], request)
+
+
+@task.patch(permission=Permission.WRITE, schema=Expects(body=TaskChange()))
+def update(task: TaskItem, request: Any) -> TaskItem:
+    """Change a task's function, arguments, place, predecessors or time limit."""
+    change_task(request.db, task.id, resolved(task.__parent__, request))
+    return task.fresh()
+
+
+@task.delete(permission=Permission.WRITE)
+def delete(task: TaskItem, request: Any) -> dict[str, Any]:
+    """Delete a task; those behind it move down."""
+    delete_task(request.db, task.id)
+    return answers.deleted(tasks=1)
+
+
+def resolved(tasks: Any, request: Any) -> dict[str, Any]:
+    """The body with its URLs turned into what they name."""
+    body = dict(request.validated["body"])
+    if "function" in body:
+        body["function"] = function_at(body["function"], request)
+    if body.get("after"):
+        body["after"] = references(TaskItem, body["after"], "after", **tasks.keys)
+    if (body.get("timeout") or 0) > request.registry.mlapi.job_timeout_limit:
+        raise Invalid.field("timeout", f"Must be at most {request.registry.mlapi.job_timeout_limit} seconds.")
+    return body
+
+
+def function_at(url: str, request: Any) -> Function:
+    """The function at a URL, of the version that it names or else of the newest."""
+    keys = match((FunctionItem, VersionFunction), url)
+    if keys is None:
+        raise Invalid.field("function", f"Must be a URL like {FunctionItem.path}.")
+    function = find_function(request.db, keys["module"], keys["function"], keys.get("version"))
+    if function is None:
+        raise Invalid.field("function", "There is no such function.")
+    return function

