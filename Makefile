@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format bench docs lock clean
+.PHONY: help demo test lint check format bench docs lock clean
 
 help: ## list what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -19,14 +19,17 @@ $(READY): requirements.lock pyproject.toml setup.py
 demo: $(READY) ## run a real pipeline through the service, then keep serving; EXIT=1 ends instead
 	$(BIN)/python examples/demo.py $(if $(EXIT),--exit)
 
-test: $(READY) ## run every test, on SQLite and on PostgreSQL
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(READY) ## run every test, on SQLite and on PostgreSQL; COVERAGE=1 measures what they reach
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
-check: $(READY) ## all that CI checks: format, lint, types, migrations, docs, tests with coverage
+lint: $(READY) ## format, lint, types, and docs in step with the code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python docs/generate.py --check
+
+check: lint ## all that CI checks
+	$(MAKE) test COVERAGE=1
 
 format: $(READY) ## format the code
 	$(BIN)/ruff format .

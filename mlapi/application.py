@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 from pyramid.config import Configurator
+from pyramid.interfaces import IRequestExtensions
+from pyramid.request import Request
 
 from mlapi.settings import Settings
 from mlapi.storage import store_from
@@ -36,4 +38,16 @@ def make_app(ini: dict[str, str]) -> Any:
         config.include("mlapi.tweens")
         config.set_default_permission("nobody was given this one")
         config.scan("mlapi.views")
+        config.commit()
+        settle_request(config)
     return config.make_wsgi_app()
+
+
+def settle_request(config: Configurator) -> None:
+    """Make one class of all that was added to requests.
+
+    Pyramid makes a class anew for each request that has added properties, which takes as long as a SELECT.
+    """
+    extensions = config.registry.getUtility(IRequestExtensions)
+    config.set_request_factory(type("Request", (Request,), dict(extensions.descriptors)))
+    extensions.descriptors.clear()

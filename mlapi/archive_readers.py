@@ -205,8 +205,8 @@ def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     while at < len(data):
         digits = data[at : at + 8].split(b" ")[0]
         end = at + int(digits) if digits.isdigit() else at
-        key, equals, value = data[at + len(digits) + 1 : end].partition(b"=")
-        if not equals or not value.endswith(b"\n") or end > len(data):
+        key, _, value = data[at + len(digits) + 1 : end].partition(b"=")
+        if not value.endswith(b"\n") or end > len(data):
             raise BadArchive(DAMAGED)
         yield key, value[:-1]
         at = end
@@ -258,7 +258,7 @@ def _zip_directory(source: BinaryIO, limits: Limits) -> tuple[list[_Entry], int]
     size = source.seek(0, os.SEEK_END)
     source.seek(max(0, size - 0xFFFF - 22))
     tail = source.read()
-    at = tail.rfind(b"PK\5\6", 0, len(tail) - 18)
+    at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - 18))
     if at < 0:
         raise BadArchive(ENDS_EARLY)
     disk, first, here, count, _, offset, _ = struct.unpack("<4H2LH", tail[at + 4 : at + 22])

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from mlapi.database import Database
 from mlapi.models import File, ModuleVersion
@@ -94,7 +93,7 @@ def violations(settings: Settings) -> Iterator[str]:
     yield from of_blobs_without_rows(database, store, settings.sweep_grace)
 
 
-def of_tables(db: Session) -> Iterator[str]:
+def of_tables(db: sa.Connection) -> Iterator[str]:
     """What the queries find."""
     late = now() - timedelta(seconds=LATE)
     bound = sa.bindparam("late", late, sa.DateTime())
@@ -104,9 +103,9 @@ def of_tables(db: Session) -> Iterator[str]:
             yield text.format(*row)
 
 
-def of_database(db: Session) -> Iterator[str]:
+def of_database(db: sa.Connection) -> Iterator[str]:
     """I11: what SQLite's own checks find; PostgreSQL holds foreign keys by itself."""
-    if db.get_bind().dialect.name == "sqlite":
+    if db.dialect.name == "sqlite":
         for table, row, other, _ in db.execute(sa.text("PRAGMA foreign_key_check")):
             yield f"I11 row {row} of {table} refers to a row of {other} that is not there"
         for (line,) in db.execute(sa.text("PRAGMA integrity_check")):
@@ -114,7 +113,7 @@ def of_database(db: Session) -> Iterator[str]:
                 yield f"I11 {line}"
 
 
-def of_rows_without_blobs(db: Session, store: BlobStore) -> Iterator[str]:
+def of_rows_without_blobs(db: sa.Connection, store: BlobStore) -> Iterator[str]:
     """I7: blobs that rows name, and that are not there, or not what they should be."""
     named: list[tuple[str, Any, Any, Any]] = [
         ("file", File.id, File.sha256, File.size),

@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-import zope.sqlalchemy
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import Session, sessionmaker
+from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 log = logging.getLogger(__name__)
 
@@ -90,42 +90,48 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        connection.connection.cursor().execute(f"BEGIN {mode}")
 
     return engine
 
 
 class Database:
-    """An engine, and sessions on it that write or only read."""
+    """An engine; `writing` makes sessions on it, `reading` makes connections that only read."""
 
     def __init__(self, url: str, pool_size: int = 8) -> None:
         self.engine = make_engine(url, pool_size)
         self.writing: sessionmaker[Session] = sessionmaker(self.engine)
-        self.reading: sessionmaker[Session] = sessionmaker(
-            self.engine.execution_options(sqlite_begin="DEFERRED"), autoflush=False
-        )
-
-
-def reads_only(request: Any) -> bool:
-    """Whether a request only reads, by its method."""
-    return request.method in ("GET", "HEAD")
+        sa.event.listen(self.writing, "after_begin", join)
+        self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 
 
 def writes(request: Any) -> bool:
-    """Whether a request's transaction is pyramid_tm's to commit."""
-    return not reads_only(request)
+    """Whether a request's transaction is pyramid_tm's to commit: GET and HEAD only read."""
+    return request.method not in ("GET", "HEAD")
 
 
-def open_session(request: Any) -> Session:
-    """The request's session: read-only and closed at its end, or joined to its transaction."""
+def open_session(request: Any) -> Session | sa.Connection:
+    """What the request speaks to the database by.
+
+    For one that writes it is a session, joined to the request's transaction. For one that only reads it is a
+    connection, closed at the request's end: reads select columns and want no entities.
+    """
     database: Database = request.registry.database
-    if reads_only(request) or "tm.active" not in request.environ:
-        session = database.reading()
-        request.add_finished_callback(lambda _request: session.close())
-        return session
-    session = database.writing()
-    zope.sqlalchemy.register(session, transaction_manager=request.tm, keep_session=False)
-    return session
+    if "tm.active" not in request.environ:
+        connection = database.reading()
+        request.add_finished_callback(lambda _request: connection.close())
+        return connection
+    return database.writing(info={"tm": request.tm})
+
+
+def join(session: Session, _transaction: Any, _connection: Any) -> None:
+    """Join a session that begins to its request's transaction, where it has one.
+
+    Whatever the session did is committed with it: it counts as changed from the start, since zope.sqlalchemy would
+    roll back what was not done through entities.
+    """
+    if (tm := session.info.get("tm")) is not None:
+        join_transaction(session, STATUS_CHANGED, tm)
 
 
 def pause(request: Any) -> None:

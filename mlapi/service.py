@@ -6,20 +6,19 @@ query string is checked here, before the view, and strictly.
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import colander
 import cornice
-from pyramid.httpexceptions import HTTPBadRequest, HTTPRequestEntityTooLarge, HTTPUnsupportedMediaType
+from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi.models.errors import FieldError, Invalid
 from mlapi.resources import Root
 from mlapi.resources.base import Node
-
-DEPTH = 64
-"""Levels that a JSON body may nest."""
+from mlapi.uploads import read_whole
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Expects:
 
 
 def check(request: Any, schema: Expects | None = None, **_other: Any) -> None:
-    """Put what is valid of body and query string into `request.validated`; raise `Invalid` with all that is not."""
+    """Put the valid body and query string into `request.validated`; raise `Invalid` with all that is not."""
     if schema is None:
         return
     errors: list[FieldError] = []
@@ -49,9 +48,9 @@ def json_of(request: Any) -> Any:
     """The JSON of a request's body, with nothing that JSON does not have; raises 400, 413 and 415."""
     if request.content_type != "application/json":
         raise HTTPUnsupportedMediaType("The body must be application/json.")
-    if (request.content_length or 0) > request.registry.mlapi.body_limit:
-        raise HTTPRequestEntityTooLarge(f"A JSON body has at most {request.registry.mlapi.body_limit} bytes.")
-    return strict_json(request.body)
+    return strict_json(
+        read_whole(request.body_file_raw, request.content_length, request.registry.mlapi.body_limit)
+    )
 
 
 def strict_json(text: bytes | str) -> Any:
@@ -61,7 +60,7 @@ def strict_json(text: bytes | str) -> Any:
             text = text.decode("utf-8")
         return _DECODER.decode(text)
     except RecursionError:
-        raise HTTPBadRequest(f"The body nests more than {DEPTH} levels.") from None
+        raise HTTPBadRequest("The body nests too deep.") from None
     except ValueError as error:
         raise HTTPBadRequest(f"The body is not JSON: {error}") from None
 
@@ -86,9 +85,8 @@ def _float(digits: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands twice")
     return found
 
 
@@ -108,9 +106,10 @@ def query_of(request: Any) -> dict[str, str]:
 
 
 def field_errors(invalid: colander.Invalid, location: str) -> Iterator[FieldError]:
-    """Every error of a colander exception, with its dotted name."""
+    """Every error of a colander exception, with its dotted name; half a character in it is escaped."""
     for name, description in invalid.asdict(separator=" ").items():
-        yield FieldError(location, name.removeprefix("."), description)
+        written = name.removeprefix(".").encode("utf-8", "backslashreplace").decode()
+        yield FieldError(location, written, description)
 
 
 class Service(cornice.Service):

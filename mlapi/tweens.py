@@ -30,8 +30,8 @@ def guard(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
                 response = handler(request)
             except Exception as error:  # noqa: BLE001 - here is the last place that can answer
                 response = of_exception(error, request)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
+        set_already = {name for name, _ in response.headerlist}
+        response.headerlist.extend((name, HEADERS[name]) for name in HEADERS if name not in set_already)
         return response
 
     return guarded

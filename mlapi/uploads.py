@@ -1,4 +1,4 @@
-"""Bodies of requests, read piece by piece: no file that is sent is ever held in memory."""
+"""Bodies of requests. Files are read piece by piece: none that is sent is ever held in memory."""
 
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
@@ -13,7 +13,7 @@ from multipart import (
     parse_options_header,
 )
 
-from mlapi.models.errors import Invalid
+from mlapi.models.errors import Invalid, TooLarge
 from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK, Blob
 
@@ -61,6 +61,13 @@ def read_chunks(body_file: Readable, size: int = CHUNK) -> Iterator[bytes]:
     """Read a body to its end, `size` bytes at a time."""
     while chunk := body_file.read(size):
         yield chunk
+
+
+def read_whole(body_file: Readable, length: int | None, limit: int) -> bytes:
+    """Read a body of `length` bytes that is small enough to be held; raises `TooLarge` beyond `limit`."""
+    if (length or 0) > limit:
+        raise TooLarge(f"The body has at most {limit} bytes.")
+    return body_file.read(length or 0)
 
 
 def receive(

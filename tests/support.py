@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from webtest import TestApp
 
+from mlapi.models import jobs
+
 ROOT = Path(__file__).parent.parent
 API = "/api/v1"
 PASSWORD = "correct horse battery staple"
@@ -160,3 +162,47 @@ def is_problem(response: Any, status: int, *fields: str) -> dict[str, Any]:
     for error in problem.get("errors", []):
         assert error.keys() == {"location", "name", "description"}
     return problem
+
+
+def services(wsgi: Any, *methods: str) -> list[tuple[str, str, Any]]:
+    """Method, URL template and schema of every view of these methods, as the registry has them."""
+    found = {
+        (method, service.path): args.get("schema")
+        for service in wsgi.registry.cornice_services.values()
+        for method, _, args in service.definitions
+        if method in methods
+    }
+    return [(*place, schema) for place, schema in found.items()]
+
+
+class World:
+    """One of every kind of thing of one user's, and the runner of its job: every URL leads somewhere."""
+
+    def __init__(self, root: Client, helloworld: str, wsgi: Any) -> None:
+        file = root.upload("a.txt", b"Ada", status=201).json
+        pipelines = f"users/{root.name}/pipelines"
+        pipeline = root("POST", pipelines, {"name": "p", "enabled": True}, status=201).json
+        task = root("POST", pipeline["tasks"], {"function": helloworld}, status=201).json
+        run = root("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
+        with wsgi.registry.database.writing.begin() as session:
+            claim = jobs.claim(session, "tests", 1, 60)[0]
+        self.keys = {
+            "user": root.name,
+            "file": file["id"],
+            "pipeline": pipeline["id"],
+            "task": task["id"],
+            "run": run["id"],
+            "job": claim.job_id,
+            "attempt": claim.attempt_id,
+            "input": 1,
+            "module": "helloworld",
+            "function": "say_hello",
+            "version": task["function"].split("/")[-3],
+        }
+        self.root = root
+        self.runner = Client(root.app, token=wsgi.registry.tokens.make(claim.attempt_id, "job", 60))
+
+    def ask(self, method: str, template: str, /, query: str = "", keys: Any = None, **kw: Any) -> Any:
+        """Make a request to the place of that URL template, as one who may make it."""
+        client = self.runner if "{attempt}" in template else self.root
+        return client(method, template.format(**{**self.keys, **(keys or {})}) + query, **kw)

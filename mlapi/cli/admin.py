@@ -36,17 +36,17 @@ def createuser(settings: Settings, arguments: Arguments) -> int:
 def createtoken(settings: Settings, arguments: Arguments) -> int:
     """Print an access token of a user, good for some days."""
     with Database(settings.database_url).reading() as db:
-        user = User.named(db, arguments.name)
+        user = db.scalar(sa.select(User.id).where(User.name == arguments.name))
     if user is None:
         return _fail(f"There is no user named {arguments.name}.")
-    print(Tokens(settings.secret_key).make(user.id, Use.ACCESS, arguments.days * DAY))
+    print(Tokens(settings.secret_key).make(user, Use.ACCESS, arguments.days * DAY))
     return 0
 
 
 def checkuserexists(settings: Settings, arguments: Arguments) -> int:
     """Exit with 0 where there is a user of this name, with 1 where there is none."""
     with Database(settings.database_url).reading() as db:
-        return int(User.named(db, arguments.name) is None)
+        return int(db.scalar(sa.select(User.id).where(User.name == arguments.name)) is None)
 
 
 def createmodule(settings: Settings, arguments: Arguments) -> int:

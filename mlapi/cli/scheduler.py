@@ -33,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
         settings, Database(settings.database_url), executor, store_from(str(settings.media_dir))
     )
 
-    def stop(*_signal: Any) -> None:
+    def stop(*_why: Any) -> None:
         scheduler.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     if arguments.until_eof:
-        threading.Thread(target=lambda: (sys.stdin.read(), stop()), name="parent", daemon=True).start()
+        threading.Thread(target=lambda: stop(sys.stdin.read()), name="parent", daemon=True).start()
     scheduler.run()
     return 0
 

@@ -377,7 +377,9 @@ def _ticket(line: bytes) -> dict[str, str] | None:
 def main() -> int:
     """Wait for a ticket on stdin and do what it says."""
     guard_self()
-    # Every attempt needs it, so a runner that waits for its ticket has it ready.
+    # Every attempt needs these (the codec looks up hosts): a runner that waits for its ticket has them ready.
+    import encodings.idna  # noqa: F401
+
     import mlapi.archives  # noqa: F401
 
     line = sys.stdin.buffer.readline()

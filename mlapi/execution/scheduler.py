@@ -69,7 +69,7 @@ class Scheduler:
         if time.monotonic() >= self._look_for_late:
             self._look_for_late = time.monotonic() + LATE
             with self._database.reading() as db:
-                late = [attempt.id for attempt in jobs.expired(db)]
+                late = jobs.expired(db)
             for attempt_id in late:
                 self._lose(attempt_id, "The worker was not heard of before its lease ran out.")
                 self._executor.cancel(attempt_id)

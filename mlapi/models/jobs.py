@@ -322,12 +322,12 @@ def report(db: Session, attempt: Any, told: Report) -> None:
 
 def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> None:
     """Make files of a finished job's outputs; one handed on unchanged keeps the tags that it had."""
-    uploads = dict(
+    uploads: dict[str, int] = dict(
         db.execute(sa.select(Upload.sha256, Upload.size).where(Upload.attempt_id == attempt.id)).all()
-    )  # type: ignore[arg-type]
-    inputs = dict(
+    )
+    inputs: dict[int, int] = dict(
         db.execute(sa.select(JobInput.number, JobInput.file_id).where(JobInput.job_id == job.id)).all()
-    )  # type: ignore[arg-type]
+    )
     errors = []
     for index, output in enumerate(outputs):
         if output.sha256 not in uploads:
@@ -338,7 +338,7 @@ def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> N
             errors.append(FieldError("body", f"outputs.{index}.input", "The job has no such input."))
     if errors:
         raise Invalid(errors)
-    given = dict(db.execute(sa.select(File.id, File.tags).where(File.id.in_(inputs.values()))).all())  # type: ignore[arg-type]
+    given: dict[int, dict[str, Any]] = dict(db.execute(sa.select(File.id, File.tags).where(File.id.in_(inputs.values()))).all())
     for output in outputs:
         parent = inputs[output.input] if output.input is not None else None
         kept = given[parent] if output.origin == "unchanged" and parent is not None else {}
@@ -442,20 +442,22 @@ def cancel(db: Session, job_id: int) -> None:
         raise Conflict(f"The job is over: it is {job.status}.", status=job.status)
 
 
-def expired(db: Session) -> list[Attempt]:
-    """The attempts whose leases have run out."""
+def expired(db: Session | sa.Connection) -> list[int]:
+    """The ids of the attempts whose leases have run out."""
     late = sa.or_(Job.lease_until < clock(), Job.lease_until.is_(None))
     current = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
-    return list(db.scalars(sa.select(Attempt).join(Job, current).where(Job.status == Status.RUNNING, late)))
+    return list(
+        db.scalars(sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late))
+    )
 
 
-def running(db: Session, worker: str) -> int:
+def running(db: Session | sa.Connection, worker: str) -> int:
     """How many attempts a worker has that are not over."""
     mine = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
     return db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(mine)) or 0
 
 
-def waiting(db: Session) -> bool:
+def waiting(db: Session | sa.Connection) -> bool:
     """Whether a job waits for a worker."""
     return db.scalar(sa.select(Job.id).where(Job.status == Status.QUEUED).limit(1)) is not None
 

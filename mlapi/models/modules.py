@@ -1,6 +1,6 @@
 """Modules: code registered under a name, in versions that never change, each offering functions."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -60,10 +60,6 @@ class Function(Numbered):
     min_files: Mapped[int]
     max_files: Mapped[int | None]
     output_files: Mapped[list[Any]]
-
-    def typed_options(self) -> list[Option]:
-        """The options as arguments are checked against them."""
-        return [Option.from_json(option) for option in self.options]
 
     def misfits(self, names: list[str]) -> str | None:
         """Why files of these names are none that the function takes, or None where they are."""
@@ -163,17 +159,43 @@ NEWEST = (
 """The id of a module's newest version."""
 
 
-def find_function(db: Session, module: str, function: str, digest: str | None = None) -> Function | None:
-    """The function of that name, in the version of that digest or else in the newest, or None."""
-    query = (
-        sa.select(Function)
-        .join(ModuleVersion, Function.version_id == ModuleVersion.id)
-        .join(Module, ModuleVersion.module_id == Module.id)
-        .where(Module.name == module)
+def _function_of(version: Any) -> Any:
+    """The SELECT of a function of a module, by names, in the version that a condition says."""
+    function = Function.__table__.c
+    return (
+        sa.select(function.id, function.options)
+        .select_from(
+            sa.join(
+                Function.__table__,
+                ModuleVersion.__table__,
+                function.version_id == ModuleVersion.__table__.c.id,
+            ).join(Module.__table__, ModuleVersion.__table__.c.module_id == Module.__table__.c.id)
+        )
+        .where(
+            Module.__table__.c.name == sa.bindparam("module"),
+            function.name == sa.bindparam("function"),
+            version,
+        )
     )
-    if digest is not None:
-        return db.scalar(query.where(ModuleVersion.digest == digest, Function.name == function))
-    return db.scalar(query.where(ModuleVersion.id == NEWEST, Function.name == function))
+
+
+_OF_NEWEST = _function_of(ModuleVersion.__table__.c.id == NEWEST)
+_OF_VERSION = _function_of(ModuleVersion.__table__.c.digest == sa.bindparam("digest"))
+
+
+class Offered(NamedTuple):
+    """A function, as far as a task needs to know it."""
+
+    id: int
+    options: list[Option]
+
+
+def find_function(db: Session, module: str, function: str, digest: str | None = None) -> Offered | None:
+    """The function of that name, in the version of that digest or else in the newest, or None."""
+    names = {"module": module, "function": function}
+    found = db.execute(_OF_VERSION, {**names, "digest": digest}) if digest else db.execute(_OF_NEWEST, names)
+    row = found.first()
+    return None if row is None else Offered(row.id, [Option.from_json(option) for option in row.options])
 
 
 def remove(db: Session, module: Module) -> int:

@@ -1,14 +1,14 @@
 """Pipelines: tasks in order, each a function with arguments, after the task before it or those it names."""
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from mlapi.models.base import Numbered
 from mlapi.models.errors import Conflict, Invalid
-from mlapi.models.modules import Function
-from mlapi.models.options import check_arguments
+from mlapi.models.modules import Function, Offered
+from mlapi.models.options import Option, check_arguments
 
 TASKS = 100
 """Tasks of a pipeline at most."""
@@ -58,24 +58,35 @@ class Task(Numbered):
     function: Mapped[Function] = relationship(lazy="raise")
 
 
+_tasks = Task.__table__.c
+_ORDER = (
+    sa.select(_tasks.id)
+    .select_from(
+        sa.outerjoin(Pipeline.__table__, Task.__table__, _tasks.pipeline_id == Pipeline.__table__.c.id)
+    )
+    .where(Pipeline.__table__.c.id == sa.bindparam("pipeline"))
+    .order_by(_tasks.position)
+    .with_for_update(of=Pipeline.__table__)
+)
+"""The ids of a pipeline's tasks in order, and the pipeline locked."""
+_INSERT = sa.insert(cast(sa.Table, Task.__table__)).returning(_tasks.id)
+
+
 def insert_task(
     db: Session,
     pipeline_id: int,
-    function: Function,
+    function: Offered,
     arguments: dict[str, Any],
     after: list[int] | None = None,
     position: int | None = None,
     timeout: float | None = None,
-) -> Task:
-    """Add a task at `position`, by default at the end; those from there on move up.
+) -> int:
+    """Add a task at `position`, by default at the end; those from there on move up. Returns its id.
 
     Raises `Invalid` for arguments that do not fit the function's options, a position out of range, or a
     task in `after` that is not an earlier one of this pipeline.
     """
-    Pipeline.locked(db, pipeline_id)
-    order = list(
-        db.scalars(sa.select(Task.id).where(Task.pipeline_id == pipeline_id).order_by(Task.position))
-    )
+    order = [task for task in db.scalars(_ORDER, {"pipeline": pipeline_id}) if task is not None]
     position = len(order) + 1 if position is None else position
     if len(order) >= TASKS:
         raise Conflict(f"A pipeline has at most {TASKS} tasks.")
@@ -83,22 +94,21 @@ def insert_task(
         raise Invalid.field("position", f"Must be between 1 and {len(order) + 1}.")
     if after is not None:
         _check_after(after, order[: position - 1])
-    task = Task(
-        pipeline_id=pipeline_id,
-        position=position,
-        function_id=function.id,
-        arguments=check_arguments(function.typed_options(), arguments),
-        after=after,
-        timeout=timeout,
-    )
+    checked = check_arguments(function.options, arguments)
     _reorder(db, order[position - 1 :], position + 1)
-    db.add(task)
-    db.flush()
-    return task
+    values = {
+        "pipeline_id": pipeline_id,
+        "position": position,
+        "function_id": function.id,
+        "arguments": checked,
+        "after": after,
+        "timeout": timeout,
+    }
+    return int(db.execute(_INSERT, values).scalar_one())
 
 
 def change_task(db: Session, task_id: int, changes: dict[str, Any]) -> Task:
-    """Change a task's `function` (an entity), `arguments`, `after`, `position` or `timeout`.
+    """Change a task's `function` (as `find_function` gives it), `arguments`, `after`, `position` or `timeout`.
 
     The arguments are checked against the function that the task has then. Raises `Invalid` as `insert_task`
     does, also where a task that names another in `after` would come before it.
@@ -107,8 +117,9 @@ def change_task(db: Session, task_id: int, changes: dict[str, Any]) -> Task:
     tasks = Pipeline.locked(db, pipeline_id).tasks(db)
     task = next(each for each in tasks if each.id == task_id)
     if "function" in changes or "arguments" in changes:
-        function = changes.get("function", task.function)
-        task.arguments = check_arguments(function.typed_options(), changes.get("arguments", task.arguments))
+        own = [Option.from_json(option) for option in task.function.options]
+        function = changes.get("function", Offered(task.function_id, own))
+        task.arguments = check_arguments(function.options, changes.get("arguments", task.arguments))
         task.function_id = function.id
     if "timeout" in changes:
         task.timeout = changes["timeout"]

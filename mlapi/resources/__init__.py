@@ -24,8 +24,8 @@ from pyramid.authorization import Allow
 from pyramid.httpexceptions import HTTPNotFound
 
 from mlapi.resources.attempts import Attempts
-from mlapi.resources.auth import Auth
-from mlapi.resources.base import Node, PlainResourceURL, place
+from mlapi.resources.auth import Auth, Refresh, Token
+from mlapi.resources.base import Node, PlainResourceURL, must_be_known, place
 from mlapi.resources.files import AllFiles
 from mlapi.resources.jobs import AllJobs
 from mlapi.resources.modules import Modules
@@ -70,10 +70,16 @@ NODES = tuple(place(Root))
 """Every class of the tree, parents first."""
 
 
+OPEN = (Root, Token, Refresh)
+"""Where anybody may come; elsewhere nobody is not even told what is there."""
+
+
 def arrive(event: Any) -> None:
     """Load what a walk came to; what is not there, or not for the caller, is not found."""
     context = event.request.context
     if isinstance(context, Node):
+        if not isinstance(context, OPEN):
+            must_be_known(event.request)
         try:
             context.load()
         except KeyError:

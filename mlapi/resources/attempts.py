@@ -154,7 +154,8 @@ class Attempts(Collection):
 
     def read_key(self, name: str) -> int:
         """The id of an attempt that the caller may see."""
-        identity, key = must_be_known(self.request), super().read_key(name)
+        identity = must_be_known(self.request)
+        key = int(super().read_key(name))
         if identity.role != "admin" and (identity.role != Use.JOB or identity.id != key):
             raise KeyError(name)
         return key

@@ -24,8 +24,6 @@ class Node:
     children: ClassVar[Mapping[str, type["Node"]]] = {}
     path: ClassVar[str] = ""
     """The URL template under which nodes of this class are found; `place` derives it."""
-    parent: ClassVar[type["Node"] | None] = None
-    """The class of the node above; `place` derives it."""
     __acl__: Any = ()
 
     def __init__(self, name: str, parent: "Node | None", request: Any) -> None:
@@ -65,6 +63,8 @@ class Item(Node):
     """The column that the key in the URL is compared with."""
     within: ClassVar[Any] = None
     """The condition that ties a row to that of the parent item; both sources are in the statement."""
+    holder: ClassVar[type["Item"]]
+    """The class of the nearest item above; `place` derives it."""
     _statement: ClassVar[Any] = None
 
     def __init__(self, value: Any, parent: Node, request: Any) -> None:
@@ -112,13 +112,8 @@ class Item(Node):
     @classmethod
     def lineage(cls) -> list[Any]:
         """The conditions that tie a row to its own key and to the keys of all the items above it."""
-        conditions = [cls.by == sa.bindparam(cls.key)]
-        above: Any = cls
-        while (above := above.parent) is not None:
-            if issubclass(above, Item):
-                tied = [] if cls.within is None else [cls.within]
-                return [*conditions, *tied, *above.lineage()]
-        return conditions
+        own = [cls.by == sa.bindparam(cls.key)]
+        return own if cls.within is None else [*own, cls.within, *cls.holder.lineage()]
 
     @classmethod
     def describe(cls, row: Any, request: Any) -> dict[str, Any]:
@@ -173,9 +168,9 @@ class Collection(Node):
             query = sa.select(*cls.item.columns, order.label("cursor")).select_from(cls.item.source)
             query = query.where(*(cls.filters[name](sa.bindparam(name)) for name in names))
             if scope:
-                query = query.where(cls.mine == sa.bindparam(*scope))
+                query = query.where(cls.mine == sa.bindparam(scope[0]))
             if goes_on:
-                bound = sa.bindparam("after")
+                bound: Any = sa.bindparam("after")
                 query = query.where(order < bound if cls.newest_first else order > bound)
             query = query.order_by(order.desc() if cls.newest_first else order)
             cls._statements[kind] = query.limit(sa.bindparam("limit"))
@@ -207,16 +202,17 @@ def number(name: str) -> int:
     return int(name)
 
 
-def place(node: type[Node], path: str = "") -> Iterator[type[Node]]:
-    """Give every class under `node` its URL template and its parent; yields the classes, in order."""
+def place(node: type[Node], path: str = "", holder: type[Item] = Item) -> Iterator[type[Node]]:
+    """Give every class under `node` its URL template and the item that holds it; yields the classes, in order."""
     node.path = path
     yield node
+    if issubclass(node, Item):
+        node.holder = holder
+        holder = node
     if issubclass(node, Collection) and not issubclass(node, Everyones):
-        node.item.parent = node
-        yield from place(node.item, f"{path}/{{{node.item.key}}}")
+        yield from place(node.item, f"{path}/{{{node.item.key}}}", holder)
     for name, child in node.children.items():
-        child.parent = node
-        yield from place(child, f"{path}/{name}")
+        yield from place(child, f"{path}/{name}", holder)
 
 
 def match(kinds: tuple[type[Node], ...], url: str) -> dict[str, str] | None:
@@ -265,5 +261,4 @@ class PlainResourceURL(ResourceURL):
 
     def __init__(self, resource: Any, request: Any) -> None:
         super().__init__(resource, request)
-        self.virtual_path = self.virtual_path.rstrip("/") or "/"
-        self.physical_path = self.physical_path.rstrip("/") or "/"
+        self.virtual_path: str = self.virtual_path.rstrip("/") or "/"

@@ -18,6 +18,9 @@ from mlapi.models import (
     User,
 )
 from mlapi.resources.base import Collection, Everyones, Item, Node
+from mlapi.resources.files import FileItem
+from mlapi.resources.modules import VersionFunction
+from mlapi.resources.tasks import TaskItem
 
 jobs, runs, pipelines, users = (each.__table__.c for each in (Job, Run, Pipeline, User))
 functions, versions, modules = (each.__table__.c for each in (Function, ModuleVersion, Module))
@@ -67,31 +70,41 @@ class JobItem(Item):
     @classmethod
     def describe(cls, row: Any, request: Any) -> dict[str, Any]:
         """A job without its arguments and files, as in a list."""
-        from mlapi.resources.modules import VersionFunction
-        from mlapi.resources.runs import RunItem
-
-        run = RunItem.link(request, user=row.owner, pipeline=row.pipeline_id, run=row.run_id)
+        # Unpacked at once: a list has a hundred of these, and looking up each column by name takes longer than SQL.
+        (
+            number,
+            run_number,
+            position,
+            status,
+            reason,
+            attempt,
+            created,
+            queued,
+            started,
+            ended,
+            pipeline,
+            owner,
+            function,
+            version,
+            module,
+        ) = row[: len(cls.columns)]
+        run = cls.holder.link(request, user=owner, pipeline=pipeline, run=run_number)
         return {
-            "id": row.id,
-            "url": f"{run}/jobs/{row.id}",
+            "id": number,
+            "url": f"{run}/jobs/{number}",
             "run": run,
-            "position": row.position,
-            "function": VersionFunction.link(
-                request, module=row.module, version=row.digest, function=row.function
-            ),
-            "status": row.status,
-            "reason": row.reason,
-            "attempt": row.attempt,
-            "created": row.created,
-            "queued": row.queued,
-            "started": row.started,
-            "ended": row.ended,
+            "position": position,
+            "function": VersionFunction.link(request, module=module, version=version, function=function),
+            "status": status,
+            "reason": reason,
+            "attempt": attempt,
+            "created": created,
+            "queued": queued,
+            "started": started,
+            "ended": ended,
         }
 
     def __json__(self, request: Any) -> dict[str, Any]:
-        from mlapi.resources.files import FileItem
-        from mlapi.resources.tasks import TaskItem
-
         row = self.row
         described = self.describe(row, request)
         here = {"user": row.owner, "pipeline": row.pipeline_id}
@@ -126,7 +139,7 @@ def _linked(relation: str, linked: Any, order: Any, mine: Any) -> Any:
 
 
 _order = "position"
-_LINKED = sa.union_all(
+_links = sa.union_all(
     _linked(
         "after",
         JobParent.__table__.c.parent_id,
@@ -141,7 +154,7 @@ _LINKED = sa.union_all(
     ),
     _linked("outputs", File.__table__.c.id, File.__table__.c.id.label(_order), File.__table__.c.job_id),
 ).subquery()
-_LINKED = sa.select(_LINKED.c.relation, _LINKED.c.linked).order_by(_LINKED.c.position)
+_LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
 """What a job is linked with: the jobs before it, its inputs and its outputs, each in order."""
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlapi.models import Pipeline, Run, RunFile, User, runs
+from mlapi.models.jobs import OVER
 from mlapi.resources.base import Collection, Everyones, Item, Node
 from mlapi.resources.files import FileItem
 from mlapi.resources.jobs import Jobs
@@ -29,14 +30,12 @@ class RunItem(Item):
     @classmethod
     def describe(cls, row: Any, request: Any) -> dict[str, Any]:
         """A run without its status, which takes a look at its jobs."""
-        from mlapi.resources.pipelines import PipelineItem
-
         here = {"user": row.owner, "pipeline": row.pipeline_id}
         url = cls.link(request, **here, run=row.id)
         return {
             "id": row.id,
             "url": url,
-            "pipeline": PipelineItem.link(request, **here),
+            "pipeline": cls.holder.link(request, **here),
             "created": row.created,
             "jobs": f"{url}/jobs",
         }
@@ -59,7 +58,7 @@ def _with_status(rows: list[Any], request: Any) -> list[dict[str, Any]]:
 
 def progress(counts: dict[str, int], total: int) -> dict[str, Any]:
     """How far a run is: its number of jobs, how many are over, and how many are in each status."""
-    over = sum(count for status, count in counts.items() if status in runs.OVER)
+    over = sum(count for status, count in counts.items() if status in OVER)
     return {"jobs": total, "over": over, "statuses": counts}
 
 

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from mlapi.models import Function, Module, ModuleVersion, Pipeline, Task, User
 from mlapi.resources.base import Collection, Item
+from mlapi.resources.modules import VersionFunction
 
 tasks, pipelines, users = (each.__table__.c for each in (Task, Pipeline, User))
 functions, versions, modules = (each.__table__.c for each in (Function, ModuleVersion, Module))
@@ -41,10 +42,7 @@ class TaskItem(Item):
     @classmethod
     def describe(cls, row: Any, request: Any) -> dict[str, Any]:
         """A task; `after` is null where it simply follows the task before it."""
-        from mlapi.resources.modules import VersionFunction
-        from mlapi.resources.pipelines import PipelineItem
-
-        pipeline = PipelineItem.link(request, user=row.owner, pipeline=row.pipeline_id)
+        pipeline = cls.holder.link(request, user=row.owner, pipeline=row.pipeline_id)
         return {
             "id": row.id,
             "url": f"{pipeline}/tasks/{row.id}",

@@ -41,9 +41,7 @@ class Report(Schema):
     )
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
     metrics = colander.SchemaNode(Json(dict), missing={})
-    outputs = colander.SchemaNode(
-        List(), Output(name="output"), missing=(), validator=colander.Length(max=OUTPUTS)
-    )
+    outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())
 
 
 class Heartbeat(Schema):

@@ -9,7 +9,7 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ import colander
 
 from mlapi.models.options import TYPES, Option
 from mlapi.schemas.plain_yaml import BadYaml, load
-from mlapi.schemas.types import INT64, Exact, Flag, List, Object, Real, Text, Whole
+from mlapi.schemas.types import INT64, Exact, Flag, List, Object, Real, Text, Whole, storable
 
 MLSPLOIT, OWN = "mlsploit_module.yaml", "mlapi.yaml"
 COMMAND = ("python", "main.py")
 SIZE_LIMIT = 256 * 1024
-ICON = re.compile(
-    r"https?://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?/[^\s?#\\]*\.(jpg|jpeg|png|svg)\Z", re.ASCII
-)
+ITEMS_LIMIT = 200
+ERRORS_LIMIT = 200
+"""Where errors end: the functions after those that have this many are not looked at."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+HOST, PATH = r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?", r"[A-Za-z0-9_.~!$&'()*+,;=:@%/-]*"
+ICON = re.compile(rf"https?://{HOST}/{PATH}\.(jpg|jpeg|png|svg)\Z")
 
 
 class BadManifest(ValueError):
@@ -71,18 +75,17 @@ def read(folder: Path) -> Manifest:
         document = load(text)
     except BadYaml as error:
         raise BadManifest([(error.name, str(error))]) from error
-    schema = OwnModule() if name == OWN else MLsploitModule()
-    errors: dict[str, str] = {}
-    try:
-        described = schema.deserialize(document)
-    except colander.Invalid as invalid:
-        errors = invalid.asdict()
+    module, function = (OwnModule(), OwnFunction()) if name == OWN else (MLsploitModule(), MLsploitFunction())
+    described, errors = _shape(module, document)
+    functions = []
     if isinstance(document, dict):
-        for where, problem in (*_spanning_problems(document, errors), *_command_problems(document, folder)):
-            errors.setdefault(where, problem)
+        for key, text in _command_problems(document, folder):
+            errors.setdefault(key, text)
+        if "functions" not in errors:
+            functions = _functions(function, document["functions"], errors)
     if errors:
         raise BadManifest(list(errors.items()))
-    return _manifest(described)
+    return _manifest(described, functions)
 
 
 def _find(folder: Path) -> tuple[str, str]:
@@ -113,6 +116,40 @@ class _Mapping(Object):
         return super()._impl(node, value, callback, default_or_missing)
 
 
+class _Items(List):
+    """A list of which the length is looked at before the items are."""
+
+    def deserialize(self, node: Any, cstruct: Any, accept_scalar: Any = None) -> Any:
+        if isinstance(cstruct, list) and len(cstruct) > ITEMS_LIMIT:
+            raise colander.Invalid(node, f"Must have at most {ITEMS_LIMIT} items.")
+        return super().deserialize(node, cstruct, accept_scalar)
+
+
+class _Functions(Exact):
+    """A list of functions, which are looked at one by one."""
+
+    python, words = list, f"a list of 1 to {ITEMS_LIMIT} functions"
+
+    def holds(self, value: Any) -> bool:
+        return super().holds(value) and 1 <= len(value) <= ITEMS_LIMIT
+
+
+class _Strings(Exact):
+    """A list of strings, each with a length within bounds."""
+
+    def __init__(self, items: tuple[int, int], length: tuple[int, int]) -> None:
+        self.items, self.length = items, length
+        self.words = f"a list of {items[0]} to {items[1]} strings of {length[0]} to {length[1]} characters"
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, list) or not self.items[0] <= len(value) <= self.items[1]:
+            return False
+        return all(
+            isinstance(each, str) and storable(each) and self.length[0] <= len(each) <= self.length[1]
+            for each in value
+        )
+
+
 class _Scalar(Exact):
     python, words = (str, int, float), "a string, a number, or true or false"
 
@@ -132,9 +169,9 @@ def _identifier(node: Any, value: str) -> None:
         raise colander.Invalid(node, "Must be an identifier as in Python: letters, digits and _.")
 
 
-def _file_pattern(node: Any, value: str) -> None:
-    if not value.isprintable() or set(value) & {"/", "\\"} or value in (".", ".."):
-        raise colander.Invalid(node, "Must be a file's name or a pattern such as *.png, without a folder.")
+def _file_patterns(node: Any, value: list[str]) -> None:
+    if any(not each.isprintable() or set(each) & {"/", "\\"} or each in (".", "..") for each in value):
+        raise colander.Invalid(node, "Must be names of files, or patterns such as *.png, without folders.")
 
 
 def _at_most(node: Any, value: dict[str, Any]) -> None:
@@ -146,8 +183,12 @@ def _text(*validators: Any, **settings: Any) -> colander.SchemaNode:
     return colander.SchemaNode(Text(), validator=colander.All(*validators), **settings)
 
 
-def _list(child: colander.SchemaNode, **settings: Any) -> colander.SchemaNode:
-    return colander.SchemaNode(List(), child, **settings)
+def _list(child: colander.SchemaNode) -> colander.SchemaNode:
+    return colander.SchemaNode(_Items(), child, missing=())
+
+
+def _strings(items: tuple[int, int], length: tuple[int, int], **settings: Any) -> colander.SchemaNode:
+    return colander.SchemaNode(_Strings(items, length), **settings)
 
 
 class _Schema(colander.Schema):
@@ -164,7 +205,7 @@ class _Option(_Schema):
     type = _text(colander.OneOf(TYPES))
     doctxt = _text()
     required = colander.SchemaNode(Flag())
-    enum_values = _list(_text(), validator=colander.Length(1), missing=None)
+    enum_values = _strings((1, 1000), (0, 1000), missing=None)
     default = colander.SchemaNode(_Scalar(), missing=None)
 
 
@@ -173,20 +214,17 @@ class _OwnOption(_Option):
     maximum = colander.SchemaNode(_Bound(), missing=None)
 
 
-class _Function(_Schema):
-    name = _text(
-        colander.Regex(
-            r"[A-Za-z0-9][A-Za-z0-9_.-]{0,24}\Z",
-            "Must be 1 to 25 of A-Z, a-z, 0-9 and, after the first, _ . -",
-        )
-    )
+class MLsploitFunction(_Schema):
+    """The shape of a function in mlsploit_module.yaml."""
+
+    name = _text(colander.Regex(NAME, "Must be 1 to 64 of A-Z, a-z, 0-9 and, after the first, _ . -"))
     doctxt = _text()
-    options = _list(_Option(), missing=())
+    options = _list(_Option())
     creates_new_files = colander.SchemaNode(Flag())
     modifies_input_files = colander.SchemaNode(Flag())
     expected_filetype = _text(colander.Length(max=50))
-    optional_filetypes = _list(_text(colander.Length(max=50)), missing=())
-    output_tags = _list(_Tag(), missing=())
+    optional_filetypes = _strings((0, ITEMS_LIMIT), (0, 50), missing=())
+    output_tags = _list(_Tag())
 
 
 class _InputFiles(_Schema):
@@ -194,10 +232,12 @@ class _InputFiles(_Schema):
     maximum = colander.SchemaNode(Whole(), validator=colander.Range(min=0), missing=None)
 
 
-class _OwnFunction(_Function):
-    options = _list(_OwnOption(), missing=())
+class OwnFunction(MLsploitFunction):
+    """The shape of a function in mlapi.yaml."""
+
+    options = _list(_OwnOption())
     input_files = _InputFiles(validator=_at_most, missing={"minimum": 1, "maximum": None})
-    output_files = _list(_text(colander.Length(1, 255), _file_pattern), missing=())
+    output_files = _strings((0, ITEMS_LIMIT), (1, 255), validator=_file_patterns, missing=())
 
 
 class MLsploitModule(_Schema):
@@ -211,54 +251,63 @@ class MLsploitModule(_Schema):
         colander.Regex(ICON, "Must be an http(s) URL that ends in .jpg, .jpeg, .png or .svg"),
         missing=None,
     )
-    functions = _list(_Function(), validator=colander.Length(1))
+    functions = colander.SchemaNode(_Functions())
 
 
 class OwnModule(MLsploitModule):
     """The shape of mlapi.yaml."""
 
-    command = _list(_text(colander.Length(1, 1000)), validator=colander.Length(1, 32), missing=None)
-    functions = _list(_OwnFunction(), validator=colander.Length(1))
+    command = _strings((1, 32), (1, 1000), missing=None)
 
 
-Place = tuple[str, dict[str, Any]]
+def _shape(schema: colander.SchemaNode, value: Any) -> tuple[Any, dict[str, str]]:
+    """What the schema makes of `value`, and what is wrong with it by dotted names."""
+    try:
+        return schema.deserialize(value), {}
+    except colander.Invalid as invalid:
+        return None, invalid.asdict()
 
 
-def _mappings(within: str, document: dict[str, Any], key: str) -> list[Place]:
-    """The dotted names and the values of the mappings in a list, where there is one."""
-    values = document.get(key)
-    return [
-        (f"{within}{key}.{number}", value)
-        for number, value in enumerate(values if isinstance(values, list) else [])
-        if isinstance(value, dict)
-    ]
+def _functions(schema: colander.SchemaNode, values: list[Any], errors: dict[str, str]) -> list[Any]:
+    """What the schema makes of each function; what is wrong with them is added to `errors`."""
+    functions = []
+    for number, value in enumerate(values):
+        if len(errors) > ERRORS_LIMIT:
+            break
+        described, wrong = _shape(schema, value)
+        if isinstance(value, dict):
+            for name, text in _spanning_problems(value, wrong):
+                wrong.setdefault(name, text)
+        errors.update({f"functions.{number}.{name}".rstrip("."): text for name, text in wrong.items()})
+        functions.append(described)
+    for name, text in _repeated("functions", values):
+        errors.setdefault(name, text)
+    return functions
 
 
-def _spanning_problems(document: dict[str, Any], errors: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """What is wrong between fields; the fields that are wrong in themselves are taken for not there."""
+def _spanning_problems(function: dict[str, Any], wrong: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """What is wrong between fields; those that are wrong in themselves are taken for not there."""
     broken: dict[str, set[str]] = defaultdict(set)
-    for name in errors:
-        place, _, key = ".".join(name.split(".")[:5]).rpartition(".")
+    for name in wrong:
+        place, _, key = name.rpartition(".")
         broken[place].add(key)
-    functions = _mappings("", document, "functions")
-    yield from _repeated(functions)
-    for where, function in functions:
-        options = _mappings(f"{where}.", function, "options")
-        yield from _repeated(options)
-        yield from _repeated(_mappings(f"{where}.", function, "output_tags"))
-        for place, option in options:
+    for key in ("options", "output_tags"):
+        if isinstance(function.get(key), list):
+            yield from _repeated(key, function[key])
+    options = function.get("options")
+    for number, option in enumerate(options if options and "options" not in wrong else []):
+        place = f"options.{number}"
+        if isinstance(option, dict):
             sound = {k: v for k, v in option.items() if v is not None and k not in broken[place]}
-            for key, text in _option_problems(sound):
-                if key not in broken[place]:
-                    yield f"{place}.{key}", text
+            yield from ((f"{place}.{key}", text) for key, text in _option_problems(sound))
 
 
-def _repeated(places: list[Place]) -> Iterator[tuple[str, str]]:
+def _repeated(key: str, values: list[Any]) -> Iterator[tuple[str, str]]:
     seen = set()
-    for where, value in places:
-        name = value.get("name")
+    for number, value in enumerate(values):
+        name = value.get("name") if isinstance(value, dict) else None
         if isinstance(name, str) and name in seen:
-            yield f"{where}.name", f"The name {name} is there twice."
+            yield f"{key}.{number}.name", f"The name {name} is there twice."
         elif isinstance(name, str):
             seen.add(name)
 
@@ -305,14 +354,14 @@ def _command_problems(document: dict[str, Any], folder: Path) -> Iterator[tuple[
         yield "command", f"There is no {program.name}, which is run where {OWN} names no command."
 
 
-def _manifest(described: dict[str, Any]) -> Manifest:
+def _manifest(described: dict[str, Any], functions: list[dict[str, Any]]) -> Manifest:
     return Manifest(
         display_name=described["display_name"],
         tagline=described["tagline"],
         doctxt=described["doctxt"],
         icon_url=described["icon_url"],
         command=tuple(described.get("command") or COMMAND),
-        functions=tuple(map(_function, described["functions"])),
+        functions=tuple(map(_function, functions)),
     )
 
 
@@ -335,9 +384,7 @@ def _function(described: dict[str, Any]) -> Function:
 
 def _option(described: dict[str, Any]) -> Option:
     option = Option.from_json(described)
-    if option.default is None:
-        return option
-    return Option.from_json({**described, "default": option.kept(option.default)})
+    return option if option.default is None else replace(option, default=option.kept(option.default))
 
 
 def _file_type(text: str) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 DEPTH_LIMIT = 16
-EVENTS_LIMIT = 10_000
-"""Keys, values and brackets of a manifest; those of MLsploit's modules have some 1500."""
+EVENTS_LIMIT = 6000
+"""Keys, values and brackets of a manifest; those of MLsploit's largest modules are some 1500."""
 
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")

@@ -39,10 +39,7 @@ class TaskChange(Schema):
     function = colander.SchemaNode(Text(), missing=colander.drop)
     arguments = colander.SchemaNode(Json(dict), missing=colander.drop)
     after = colander.SchemaNode(
-        OrNullList(),
-        colander.SchemaNode(Text(), name="task"),
-        missing=colander.drop,
-        validator=lambda node, value: value and colander.Length(max=TASKS)(node, value),
+        OrNullList(TASKS), colander.SchemaNode(Text(), name="task"), missing=colander.drop
     )
     position = colander.SchemaNode(Whole(), missing=colander.drop)
     timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=positive)

@@ -5,12 +5,16 @@ missing. What a client of a typed API wrote wrongly must come back as an error, 
 """
 
 import math
+from itertools import islice
 from typing import Any
 
 import colander
 
 INT64 = 2**63
 """Integers of either database are smaller than this."""
+
+UNKNOWN = 100
+"""Unknown fields of an object that are named at most."""
 
 
 class Exact(colander.SchemaType):
@@ -92,10 +96,9 @@ class Object(colander.Mapping):
             result = super()._impl(node, kept, callback, default_or_missing)
         except colander.Invalid as invalid:
             error = invalid
-        for key in value:
-            if key not in known:
-                error = error or colander.Invalid(node)
-                error.add(colander.Invalid(colander.SchemaNode(Text(), name=str(key)), "Unknown field."))
+        for key in islice((key for key in value if key not in known), UNKNOWN):
+            error = error or colander.Invalid(node)
+            error.add(colander.Invalid(colander.SchemaNode(Text(), name=str(key)), "Unknown field."))
         if error is not None:
             raise error
         return result
@@ -119,12 +122,18 @@ class Json(colander.SchemaType):
 
 
 class List(colander.Sequence):
-    """A JSON list; nothing else is taken for one."""
+    """A JSON list of at most so many items, which are not looked at where they are more."""
+
+    def __init__(self, most: int = 1000) -> None:
+        super().__init__()
+        self.most = most
 
     def deserialize(self, node: Any, cstruct: Any, accept_scalar: Any = None) -> Any:
         """Return the list of what its items deserialize to."""
         if cstruct is not colander.null and not isinstance(cstruct, list):
             raise colander.Invalid(node, "Must be a list.")
+        if cstruct is not colander.null and len(cstruct) > self.most:
+            raise colander.Invalid(node, f"Must have at most {self.most} items.")
         return super().deserialize(node, cstruct, accept_scalar)
 
 

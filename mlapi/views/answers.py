@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlencode
 
-from mlapi.models.errors import Invalid, TooLarge
+from mlapi.models.errors import Invalid
 from mlapi.resources.base import Collection, Item
 
 
@@ -38,10 +38,3 @@ def idempotency_key(request: Any) -> str | None:
     if key is not None and not (key.isascii() and key.isprintable() and 1 <= len(key) <= 200):
         raise Invalid.field("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.", "header")
     return key
-
-
-def bounded_body(request: Any, limit: int) -> bytes:
-    """The body of a request; raises `TooLarge` beyond `limit` bytes."""
-    if (request.content_length or 0) > limit:
-        raise TooLarge(f"The body has at most {limit} bytes.")
-    return bytes(request.body)

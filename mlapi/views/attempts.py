@@ -17,7 +17,7 @@ from mlapi.resources.attempts import (
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
-from mlapi.uploads import read_chunks
+from mlapi.uploads import read_chunks, read_whole
 from mlapi.views import answers
 
 attempt, heartbeat, log, outputs = (
@@ -55,7 +55,7 @@ def beat(heartbeat: Heartbeat, request: Any) -> dict[str, Any]:
 def append(log: AttemptLog, request: Any) -> dict[str, Any]:
     """Append a piece to the log at its present end."""
     settings, offset = request.registry.mlapi, request.validated["query"]["offset"]
-    piece = answers.bounded_body(request, settings.body_limit)
+    piece = read_whole(request.body_file_raw, request.content_length, settings.body_limit)
     return {"offset": rules.append_log(request.db, above(log).fence, offset, piece, settings.log_limit)}
 
 

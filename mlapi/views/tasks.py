@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from mlapi.models import Function
 from mlapi.models.errors import Invalid
-from mlapi.models.modules import find_function
+from mlapi.models.modules import Offered, find_function
 from mlapi.models.pipelines import change_task, delete_task, insert_task
 from mlapi.resources.base import match, references
 from mlapi.resources.modules import FunctionItem, VersionFunction
@@ -25,7 +24,7 @@ task.get(permission=Permission.READ)(answers.show)
 def create(tasks: Tasks, request: Any) -> dict[str, Any]:
     """Add a task: a function with arguments, at the end or at a position."""
     made = insert_task(request.db, tasks.pipeline, **resolved(tasks, request))
-    return answers.created(tasks[str(made.id)], request)
+    return answers.created(tasks[str(made)], request)
 
 
 @task.patch(permission=Permission.WRITE, schema=Expects(body=TaskChange()))
@@ -54,7 +53,7 @@ def resolved(tasks: Any, request: Any) -> dict[str, Any]:
     return body
 
 
-def function_at(url: str, request: Any) -> Function:
+def function_at(url: str, request: Any) -> Offered:
     """The function at a URL, of the version that it names or else of the newest."""
     keys = match((FunctionItem, VersionFunction), url)
     if keys is None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import socket
 import stat
 import struct
@@ -290,6 +291,7 @@ HOSTILE = {
     "endless size": raw_tar(size=b"\x80" + b"\xff" * 11) + bytes(1024),
     "size that is none": raw_tar(size=b"0x10") + bytes(1024),
     "size that is none, by pax": pax(size=b"-5") + make_tar(MANIFEST),
+    "size of 5000 digits, by pax": pax(size=b"9" * 5000) + make_tar(MANIFEST),
     "pax of no length": raw_tar(b"pax", b"x", b"0 path=a\n") + make_tar(MANIFEST),
     "pax of wrong length": raw_tar(b"pax", b"x", b"99 path=a\n") + make_tar(MANIFEST),
     "pax of no key": raw_tar(b"pax", b"x", b"7 path\n") + make_tar(MANIFEST),
@@ -313,6 +315,7 @@ HOSTILE = {
     "zip, wrong checksum": patched(make_zip(MANIFEST), b"PK\1\2", 16, b"\0\0\0\0"),
     "zip, two names": patched(make_zip(MANIFEST), b"PK\1\2", 46, b"M"),
     "zip, empty": make_zip(),
+    "zip, shorter than its end": b"PK\5\6" + bytes(13),
     "zip, no directory": make_zip(MANIFEST)[:-30],
     "zip, zip64": patched(make_zip(MANIFEST), b"PK\1\2", 20, b"\xff\xff\xff\xff"),
     "zip, directory elsewhere": patched(make_zip(MANIFEST), b"PK\5\6", 16, b"\xff\0\0\0"),
@@ -327,6 +330,47 @@ def test_a_hostile_archive_is_refused(data, box):
     assert str(caught.value).endswith(".")
     assert str(caught.value).isprintable()
     assert not Path("/tmp/mlapi-escaped").exists()
+
+
+REASONS = {
+    "parent by pax": "something within the archive",
+    "absolute": "relative paths",
+    "control character": "control characters",
+    "case twins": "'MLAPI.yaml': 'mlapi.yaml' is there already",
+    "folder with content": "both a file and a folder",
+    "symbolic link": "'a': this is a symbolic link",
+    "hard link": "'a': this is a hard link",
+    "fifo": "'a': this is a named pipe",
+    "sparse, old": "sparse file",
+    "bz2": "use gzip",
+    "gzip with a wrong checksum": "damaged",
+    "text": "no .tar, .tar.gz or .zip",
+    "zip, encrypted": "encrypted",
+    "zip, bzip2 within": "use plain deflate",
+    "zip, zip64": "use plain deflate",
+    "zip, of several parts": "several parts",
+    "zip, long name": "more than 240 bytes",
+    "zip, symbolic link": "this is a link",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), REASONS.items(), ids=REASONS)
+def test_the_author_is_told_what_is_wrong(name, words, box):
+    with pytest.raises(BadArchive, match=re.escape(words)):
+        unpacked(HOSTILE[name], box)
+
+
+def test_the_directory_of_a_zip_is_not_read_beyond_its_limit(box):
+    with pytest.raises(BadArchive, match="more than 12 entries"):
+        unpacked(make_zip(*((f"{number}/", b"", 0) for number in range(13))), box, **ROOMY)
+
+
+def test_what_gnu_keeps_where_posix_has_a_prefix_is_no_part_of_the_name(box):
+    block = bytearray(raw_tar(b"a", magic=b"ustar  \0"))
+    block[345:357] = b"15000000000\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    assert unpacked(bytes(block) + bytes(1024), box) == {"a": b""}
 
 
 ROOMY = {"files": 3, "file_size": 100, "total_size": 150, "path_length": 8, "depth": 2}
@@ -534,6 +578,13 @@ def test_packing_keeps_the_limits_of_size(tmp_path, sizes, words):
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes(size))
     with pytest.raises(BadArchive, match=words):
+        packed(tmp_path, **ROOMY)
+
+
+def test_packing_refuses_folders_without_end(tmp_path):
+    for number in range(13):
+        (tmp_path / str(number)).mkdir()
+    with pytest.raises(BadArchive, match="far more folders than files"):
         packed(tmp_path, **ROOMY)
 
 

@@ -1,0 +1,6 @@
+"""Does nothing and says so: the least that a module can be. It imports only `os`, which is there anyway."""
+
+import os
+
+with open(os.path.join(os.environ["MLAPI_JOB_DIR"], "output", "output.json"), "w", encoding="utf-8") as out:
+    out.write('{"name": "nothing", "files": [], "files_created": [], "files_modified": [], "tags": []}')

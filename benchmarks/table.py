@@ -1,0 +1,71 @@
+"""The table that a run prints, and what its columns say."""
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from statistics import median
+
+HEADINGS = ("what", "measured", "yardstick", "ratio", "goal", "stretch", "met")
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure beside its yardstick, and what it should be; what does not apply is left empty."""
+
+    what: str
+    measured: str
+    yardstick: str = ""
+    ratio: str = ""
+    goal: str = ""
+    stretch: str = ""
+    met: str = ""
+
+
+def at_least(what: str, rounds: list[tuple[float, float]], goal: float, stretch: float) -> Row:
+    """The row of rates, ours and the yardstick's of each round; the ratio is the median of the rounds'."""
+    ratio = median(ours / bare for ours, bare in rounds)
+    met = "stretch" if ratio >= stretch else "yes" if ratio >= goal else "no"
+    ours, bare = (f"{median(rates):.0f}/s" for rates in zip(*rounds, strict=True))
+    return Row(what, ours, bare, f"{ratio:.3f}", f">= {goal:.2f}", f">= {stretch:.2f}", met)
+
+
+def at_most(what: str, seconds: list[float], goal: float, bare: list[float] | None = None) -> Row:
+    """The row of times, of which the median must not be above the goal; the yardstick is there to compare."""
+    if bare is None:
+        yardstick = ratio = ""
+    else:
+        yardstick = shown(median(bare))
+        ratio = f"{median(ours / theirs for ours, theirs in zip(seconds, bare, strict=True)):.1f}"
+    met = "yes" if median(seconds) <= goal else "no"
+    return Row(what, shown(median(seconds)), yardstick, ratio, f"<= {shown(goal)}", "", met)
+
+
+def on_top(what: str, rounds: list[tuple[float, float]], goal: float) -> Row:
+    """The row of times, ours and the yardstick's of each round, of which the difference counts."""
+    more = median(ours - bare for ours, bare in rounds)
+    ours, bare = (shown(median(times)) for times in zip(*rounds, strict=True))
+    return Row(what, ours, bare, f"+{shown(more)}", f"<= +{shown(goal)}", "", "yes" if more <= goal else "no")
+
+
+def grows(what: str, size: int, goal: int) -> Row:
+    """The row of a memory's growth, which must stay below the goal."""
+    met = "yes" if size < goal else "no"
+    return Row(what, f"+{size / MIB:.1f} MiB", goal=f"< {goal // MIB} MiB", met=met)
+
+
+def shown(seconds: float) -> str:
+    """A time as the table shows it."""
+    return f"{seconds * 1000:.0f} ms"
+
+
+def render(rows: Iterable[Row]) -> str:
+    """The table as text: the first column to the left, the others to the right."""
+    cells = [HEADINGS, *(astuple(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(_line(line, widths) for line in (cells[0], rule, *cells[1:]))
+
+
+def _line(line: tuple[str, ...], widths: list[int]) -> str:
+    first, *others = zip(line, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()

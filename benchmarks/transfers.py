@@ -1,0 +1,116 @@
+"""A large file on its way in and out: how much memory the server takes for it, and how fast it is."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.client import Connection, path_of
+from benchmarks.service import HOME, Service, temporary_folder
+from benchmarks.table import MIB, Row, grows
+
+SIZE = 1024 * MIB
+SMALLEST = 128 * MIB
+"""A file that is smaller than this says nothing of a growth of 64 MiB."""
+
+COPIES = 3
+"""Files of this size that are on the disk at once: two uploads, and the body that waitress is receiving."""
+
+SPARE = 512 * MIB
+GROWTH = 64 * MIB
+BOUNDARY = "the-boundary-of-a-benchmark"
+
+
+def files(_seconds: float) -> list[Row]:
+    """Upload raw, upload as a form, and download; each in a server that has just started."""
+    rows = []
+    with temporary_folder() as folder:
+        size = _size(shutil.disk_usage(folder).free)
+        service = Service(folder)
+        for name, transfer in (("PUT", put_raw), ("POST as a form", post_form), ("GET", download)):
+            rows += _measure(service, f"{name} {size // MIB} MiB", transfer, size)
+    if size < SIZE:
+        rows.append(Row(f"  (no room on the disk for {SIZE // MIB} MiB)", ""))
+    return rows
+
+
+def put_raw(api: Connection, size: int) -> None:
+    """Upload a file as the body of the request."""
+    made = api.upload("PUT", f"{HOME}/files?name=raw", "application/octet-stream", size, pieces(size))
+    _hold(made["size"], size)
+
+
+def post_form(api: Connection, size: int) -> None:
+    """Upload a file as a part of a form."""
+    disposition = 'Content-Disposition: form-data; name="file"; filename="form"'
+    head = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
+    tail = f"\r\n--{BOUNDARY}--\r\n".encode()
+
+    def form() -> Iterator[bytes]:
+        yield head
+        yield from pieces(size)
+        yield tail
+
+    content_type = f"multipart/form-data; boundary={BOUNDARY}"
+    made = api.upload("POST", f"{HOME}/files", content_type, len(head) + size + len(tail), form())
+    _hold(made["size"], size)
+
+
+def download(api: Connection, size: int) -> None:
+    """Download the file that came raw."""
+    (file,) = (each for each in api.call("GET", f"{HOME}/files?name=raw")["items"] if each["size"] == size)
+    _hold(api.download(path_of(file["content"])), size)
+
+
+def pieces(size: int) -> Iterator[bytes]:
+    """A content of `size` bytes that no other upload has, a piece at a time."""
+    piece = os.urandom(MIB)
+    for _ in range(size // MIB):
+        yield piece
+
+
+def _hold(found: int, size: int) -> None:
+    if found != size:
+        raise RuntimeError(f"{found} bytes arrived of {size}.")
+
+
+def _measure(
+    service: Service, what: str, transfer: Callable[[Connection, int], None], size: int
+) -> list[Row]:
+    with service.serve() as pid, service.log_in() as api:
+        before = _restart_peak(pid)
+        begun = time.perf_counter()
+        transfer(api, size)
+        spent = time.perf_counter() - begun
+        grown = _memory(pid, "VmHWM") - before
+    return [
+        grows(f"{what}: memory of the server", max(grown, 0), GROWTH),
+        Row("  its speed", f"{size / 1e6 / spent:.0f} MB/s"),
+    ]
+
+
+def _size(free: int) -> int:
+    """The size of the file for which there is room, in whole MiB."""
+    size = min(SIZE, (free - SPARE) // COPIES // MIB * MIB)
+    if size < SMALLEST:
+        raise RuntimeError(f"There is no room on the disk: {free // MIB} MiB are free.")
+    return size
+
+
+def _restart_peak(pid: int) -> int:
+    """Have the peak of a process' memory counted anew, where the kernel can; returns its memory now."""
+    # Where it cannot, the peak of the start counts as well, which is never to our favour.
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return _memory(pid, "VmRSS")
+
+
+def _memory(pid: int, name: str) -> int:
+    """A figure of a process' memory, in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, told = line.partition(":")
+        if key == name:
+            return int(told.split()[0]) * 1024
+    raise RuntimeError(f"The kernel does not tell {name}.")

@@ -1,0 +1,265 @@
+"""Who may do what: every service, every method and every kind of caller, walked off the registry.
+
+A service that is added is tested here without another line, by the rules in `granted`.
+"""
+
+import pytest
+import sqlalchemy as sa
+from pyramid.config import Configurator
+from pyramid.paster import get_app
+from webtest import TestApp
+
+from mlapi.models import Base
+from mlapi.resources.files import FileItem
+from mlapi.security import Permission, Use
+from mlapi.service import Service
+from tests.support import API, Client, World, is_problem, services
+
+READ, WRITE, REGISTER, REPORT = Permission
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "TRACE", "FOO", "DELETE")
+CALLERS = ("nobody", "owner", "another", "admin", "runner", "another's runner")
+USERS = ("owner", "another", "admin")
+LISTS = ("files", "pipelines", "runs", "jobs")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD:Warning")
+
+
+def granted(caller, path):
+    """The permissions that a caller has at a URL template, or None where nothing is there for him."""
+    branch, _, below = path.removeprefix(f"{API}/").partition("/")
+    if caller == "admin":
+        return {READ, WRITE, REGISTER}
+    if branch == "attempts":
+        return {READ, REPORT} if caller == "runner" else None
+    if branch == "users" and below:
+        return {READ, WRITE} if caller == "owner" else None
+    return {READ} if caller in USERS else set()
+
+
+def expected(caller, path, permission):
+    """The status that refuses a method which asks for that permission, or None where the view may answer."""
+    if path.startswith(f"{API}/auth/"):
+        return None if permission else 405
+    if caller == "nobody":
+        return 401
+    has = granted(caller, path)
+    if has is None:
+        return 404
+    return (None if permission in has else 403) if permission else 405
+
+
+def rows(wsgi):
+    """Everything that the database holds."""
+    with wsgi.registry.database.reading() as db:
+        return {
+            table.name: sorted(map(repr, db.execute(sa.select(table))))
+            for table in Base.metadata.tables.values()
+        }
+
+
+@pytest.fixture
+def callers(nobody, ada, bob, root, app, wsgi):
+    """What to call as each kind of caller, given ada's world."""
+
+    def at(world, caller):
+        another = wsgi.registry.tokens.make(world.keys["attempt"] + 1, Use.JOB, 60)
+        known = {"nobody": nobody, "owner": ada, "another": bob, "admin": root, "runner": world.runner}
+        return known.get(caller) or Client(app, token=another)
+
+    return at
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_each_service_answers_as_its_permission_says(caller, callers, ada, helloworld, wsgi):
+    world, wrong = World(ada, helloworld, wsgi), []
+    for service in wsgi.registry.cornice_services.values():
+        permissions = {method: args["permission"] for method, _, args in service.definitions}
+        before = rows(wsgi)
+        refusals = {each: expected(caller, service.path, permissions.get(each)) for each in METHODS}
+        for method in sorted(METHODS, key=lambda each: refusals[each] is None):
+            answer = callers(world, caller)(method, service.path.format(**world.keys))
+            refusal = refusals[method]
+            if refusal is None:
+                good = answer.status_int == 200 or (
+                    method not in ("GET", "HEAD") and answer.status_int in (201, 409, 415, 422)
+                )
+            else:
+                good = answer.status_int == refusal and rows(wsgi) == before
+                good = good and ("WWW-Authenticate" in answer.headers) == (refusal == 401)
+                allowed = set(answer.headers.get("Allow", "").replace(" ", "").split(",")) - {""}
+                good = good and allowed == (set(service.defined_methods) if refusal == 405 else set())
+                if method != "HEAD":
+                    is_problem(answer, answer.status_int)
+            if not good:
+                wrong.append((method, service.path, answer.status, refusal))
+            if method == "DELETE" and answer.status_int == 200:
+                world = World(ada, helloworld, wsgi)
+    assert wrong == []
+
+
+def test_the_walk_covers_the_service(wsgi):
+    found = services(wsgi, *METHODS)
+    assert len({path for _, path, _ in found}) > 25
+    assert {method for method, _, _ in found} == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
+
+
+def test_only_obtaining_tokens_needs_no_permission(wsgi):
+    without = {
+        service.path
+        for service in wsgi.registry.cornice_services.values()
+        for _, _, args in service.definitions
+        if args["permission"] not in list(Permission)
+    }
+    assert without == {f"{API}/auth/token", f"{API}/auth/token/refresh"}
+
+
+def test_a_view_that_names_no_permission_does_not_start():
+    with pytest.raises(TypeError, match="must name its permission"):
+        Service(FileItem).get()(lambda file, request: None)
+
+
+def test_a_view_from_elsewhere_without_permission_is_nobodys(ini, root, nobody, wsgi):
+    app = get_app(str(ini))
+    config = Configurator(registry=app.registry)
+    config.add_route("forgotten", "/forgotten")
+    config.add_view(lambda request: "secret", route_name="forgotten", renderer="string")
+    config.commit()
+    try:
+        forgotten = TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"})
+        assert forgotten.get("/forgotten", status=401)
+        assert forgotten.get("/forgotten", headers=root.headers, status=403)
+    finally:
+        app.registry.database.engine.dispose()
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "X-Forwarded-User", "Remote-User", "Via"])
+def test_no_header_of_a_proxy_makes_somebody_known(header, nobody, ada):
+    for value in ("127.0.0.1", "root", ada.name):
+        is_problem(nobody("GET", "files", headers={header: value}), 401)
+
+
+def test_no_header_changes_the_method(ada, helloworld, wsgi):
+    world = World(ada, helloworld, wsgi)
+    for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
+        path = f"{API}/users/{{user}}/pipelines/{{pipeline}}/tasks/{{task}}"
+        is_problem(world.ask("POST", path, headers={header: "DELETE"}), 405)
+        assert world.ask("GET", path, headers={header: "DELETE"}, status=200).json["id"] == world.keys["task"]
+
+
+@pytest.mark.parametrize("name", ["user", "file", "pipeline", "task", "run", "job", "attempt"])
+def test_what_is_another_users_looks_like_what_is_not_there(name, ada, bob, helloworld, wsgi):
+    world = World(ada, helloworld, wsgi)
+    nothing = "nobody" if name == "user" else 2**40
+    for method, path, _ in services(wsgi, *METHODS):
+        if f"{{{name}}}" in path:
+            his = bob(method, path.format(**world.keys))
+            none = bob(method, path.format(**world.keys | {name: nothing}))
+            assert (his.status, his.body) == (none.status, none.body), (method, path)
+            assert his.headerlist == none.headerlist
+
+
+@pytest.mark.parametrize("name", ["file", "pipeline", "task", "run", "job"])
+def test_what_is_another_users_is_not_found_under_ones_own_name(name, ada, bob, helloworld, wsgi):
+    hers, his = World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
+    before = rows(wsgi)
+    for method, path, _ in services(wsgi, *METHODS):
+        if f"{{{name}}}" in path:
+            is_problem(
+                bob(method, path.format(**his.keys | {name: hers.keys[name]})), 404
+            ) if method != "HEAD" else None
+    assert rows(wsgi) == before
+
+
+def test_nobody_cannot_tell_a_module_that_is_there_from_one_that_is_not(nobody, helloworld):
+    there, not_there = nobody("GET", "modules/helloworld"), nobody("GET", "modules/nothing")
+    assert (there.status_int, there.body) == (401, not_there.body)
+
+
+class TestForeignIdsInBodies:
+    """What a body or a query string names is looked for among what is under the URL, whoever asks."""
+
+    @pytest.fixture
+    def worlds(self, ada, bob, helloworld, wsgi):
+        return World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
+
+    @pytest.mark.parametrize("asks", ["bob", "root"])
+    def test_a_run_takes_only_files_of_the_pipelines_owner(self, asks, worlds, clients, wsgi):
+        hers, his = (world.keys for world in worlds)
+        before = rows(wsgi)
+        url = f"users/bob/pipelines/{his['pipeline']}/runs"
+        for file in (f"users/ada/files/{hers['file']}", f"users/bob/files/{hers['file']}"):
+            answer = clients(asks)("POST", url, {"files": [f"{API}/{file}"]})
+            is_problem(answer, 422, "files.0")
+        assert rows(wsgi) == before
+
+    @pytest.mark.parametrize("asks", ["bob", "root"])
+    def test_a_task_comes_after_tasks_of_its_own_pipeline_only(self, asks, worlds, clients, bob, helloworld):
+        hers, his = (world.keys for world in worlds)
+        other = bob("POST", "users/bob/pipelines", {"name": "other"}, status=201).json
+        for task in (
+            f"users/ada/pipelines/{hers['pipeline']}/tasks/{hers['task']}",
+            f"users/bob/pipelines/{his['pipeline']}/tasks/{his['task']}",
+            f"users/bob/pipelines/{other['id']}/tasks/{his['task']}",
+        ):
+            body = {"function": helloworld, "after": [f"{API}/{task}"]}
+            is_problem(clients(asks)("POST", other["tasks"], body), 422, "after")
+        assert bob("GET", other["tasks"]).json["items"] == []
+
+    @pytest.mark.parametrize("asks", ["bob", "root"])
+    def test_a_files_parent_is_a_file_of_its_owner(self, asks, worlds, clients, wsgi):
+        hers = worlds[0].keys
+        before = rows(wsgi)
+        for parent in (f"users/ada/files/{hers['file']}", f"users/bob/files/{hers['file']}"):
+            fields = {"parent": f"{API}/{parent}"}
+            is_problem(clients(asks).form("users/bob/files", fields, "file", "x.txt", b"x"), 422, "parent")
+        assert rows(wsgi) == before
+
+    @pytest.mark.parametrize(
+        ("what", "query"),
+        [
+            ("files", "owner=ada"),
+            ("files", "job={job}"),
+            ("files", "sha256={sha256}"),
+            ("users/bob/files", "job={job}"),
+            ("pipelines", "owner=ada"),
+            ("runs", "owner=ada"),
+            ("runs", "pipeline={pipeline}"),
+            ("jobs", "owner=ada"),
+        ],
+    )
+    def test_a_filter_shows_nothing_of_anothers(self, what, query, worlds, ada, bob, root):
+        hers = worlds[0].keys
+        only_hers = ada.upload("hers.txt", b"known to ada alone", status=201).json["sha256"]
+        query = query.format(**hers, sha256=only_hers)
+        assert bob("GET", f"{what}?{query}", status=200).json["items"] == []
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_across_owners_has_what_the_caller_may_see(what, ada, bob, root, helloworld, wsgi):
+    for owner in (ada, bob, ada, bob):
+        World(owner, helloworld, wsgi)
+    seen = {}
+    for client in (ada, bob, root):
+        url, seen[client.name] = f"{what}?limit=1", []
+        while url:
+            page = client("GET", url, status=200).json
+            seen[client.name] += [each["url"] for each in page["items"]]
+            url = page["next"]
+    for client in (ada, bob):
+        assert len(seen[client.name]) == 2
+        assert all(f"/users/{client.name}/" in url for url in seen[client.name])
+    assert sorted(seen["root"]) == sorted(seen["ada"] + seen["bob"])
+
+
+def test_users_see_themselves_and_admins_everybody(ada, bob, root):
+    def names(client):
+        return [each["name"] for each in client("GET", "users", status=200).json["items"]]
+
+    assert (names(ada), names(bob), sorted(names(root))) == (["ada"], ["bob"], ["ada", "bob", "root"])
+
+
+def test_a_runner_sees_nothing_of_its_owner(ada, helloworld, wsgi):
+    runner = World(ada, helloworld, wsgi).runner
+    for what in (*LISTS, "users", "modules"):
+        is_problem(runner("GET", what), 403)
+    is_problem(runner("GET", "users/ada"), 404)

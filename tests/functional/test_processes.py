@@ -1,0 +1,344 @@
+"""Processes are killed, stopped and started again in the middle of their work: nothing is lost, nothing twice."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import LEASE, Http, Process, Service, family, memory, process, wait_for
+from tests.support import API, multipart
+
+pytestmark = [
+    pytest.mark.xdist_group("processes"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
+]
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    """Where functions note the numbers of their processes."""
+    return tmp_path / "note"
+
+
+def task(function: str, note: Path, seconds: float = 0.0, **more: Any) -> dict[str, Any]:
+    """A task of the module that makes trouble; only the first of those with the same note waits."""
+    arguments = {"note": str(note), "seconds": seconds}
+    return {"function": f"{API}/modules/trouble/functions/{function}", "arguments": arguments, **more}
+
+
+def noted(note: Path, count: int = 1, seconds: float = 20.0) -> list[Process]:
+    """Wait until as many processes have noted themselves."""
+
+    def numbers() -> list[int]:
+        return [int(line) for line in note.read_text().split()] if note.exists() else []
+
+    wait_for(lambda: len(numbers()) >= count, f"{count} function(s) to begin", seconds)
+    return [process(pid) for pid in numbers()]
+
+
+def test_a_run_over_http_leads_from_an_output_back_to_all_it_came_from(service: Service) -> None:
+    file = service.upload("ada.txt", b"Ada")
+    function = f"{API}/modules/helloworld/functions/say_hello"
+    hello = {"function": function, "arguments": {"greeting": "Ave", "excited": True}}
+    run = service.start(hello, files=[file["url"]])
+    (job,) = service.over(run)
+    assert (job["status"], job["reason"], job["attempt"]) == ("FINISHED", None, 1)
+    assert service.text(job["log"]) == "Greeted ada.txt.\n"
+    (output,) = service.outputs(job)
+    assert service.text(output["content"]) == "Ave, Ada!\n"
+    assert output["sha256"] == hashlib.sha256(b"Ave, Ada!\n").hexdigest()
+    assert (output["name"], output["kind"], output["tags"]) == ("hello_ada.txt", "OUTPUT", {"language": "en"})
+    # From the output, link by link.
+    made_by = service.api("GET", output["job"]).json
+    assert made_by == job
+    assert made_by["arguments"] == {"greeting": "Ave", "excited": True}
+    assert [service.api("GET", url).json for url in made_by["inputs"]] == [file]
+    assert service.api("GET", made_by["run"]).json["files"] == [file["url"]]
+    assert service.api("GET", made_by["task"]).json["arguments"] == made_by["arguments"]
+    used = service.api("GET", made_by["function"]).json
+    assert used["name"] == "say_hello"
+    version = service.api("GET", used["version"]).json
+    assert version["version"] in made_by["function"]
+    assert service.api("GET", used["module"]).json["version"] == version["url"]
+
+
+def test_a_job_outlives_its_scheduler(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 2.0))
+    noted(note)
+    service.end_schedulers()
+    service.schedule()
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"], len(noted(note))) == ("FINISHED", 1, 1)
+    assert service.text(job["log"]) == "begins\nends\n"
+
+
+def test_a_job_whose_scheduler_and_runner_died_runs_again_after_the_lease(
+    service: Service, note: Path
+) -> None:
+    run = service.start(task("wait", note, 60.0))
+    (function,) = noted(note)
+    runner = function.parent
+    service.end_schedulers()
+    runner.send(signal.SIGKILL)
+    wait_for(lambda: not function.lives, "the function to die with its runner", 2)
+    service.schedule()
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"], len(noted(note))) == ("FINISHED", 2, 2)
+    assert [file["name"] for file in service.outputs(job)] == ["out.json"]
+    assert service.text(job["log"]) == "begins\nends\n"
+
+
+def test_a_job_whose_runner_died_is_queued_again_at_once(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 60.0))
+    (function,) = noted(note)
+    function.parent.send(signal.SIGKILL)
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"], len(job["outputs"])) == ("FINISHED", 2, 1)
+    lost = f"Job {job['id']}: attempt 1 is lost. The runner ended with exit status -9"
+    assert lost in service.log("mlapi-scheduler")
+    assert not function.lives
+
+
+def test_a_runner_that_slept_through_its_lease_changes_nothing(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 60.0))
+    (function,) = noted(note)
+    runner = function.parent
+    service.end_schedulers()  # One that knew the runner would kill it.
+    runner.send(signal.SIGSTOP)
+    service.schedule()
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"]) == ("FINISHED", 2)
+    runner.send(signal.SIGCONT)
+    wait_for(lambda: not runner.lives and not function.lives, "the late runner to leave", 5)
+    assert service.jobs(run) == [job]
+    assert len(noted(note)) == 2
+
+
+def test_a_job_outlives_the_server(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 2.0))
+    noted(note)
+    assert service.server is not None
+    service.end(service.server)
+    time.sleep(0.5)
+    service.serve()
+    (job,) = service.over(run)
+    assert (job["status"], len(job["outputs"])) == ("FINISHED", 1)
+    assert service.text(job["log"]) == "begins\nends\n"
+
+
+@pytest.mark.parametrize("function", ["wait", "stubborn"])
+def test_cancelling_a_running_job_ends_all_its_processes_within_two_seconds(
+    service: Service, note: Path, function: str
+) -> None:
+    run = service.start(task(function, note, 60.0))
+    processes = noted(note, 2 if function == "stubborn" else 1)
+    (job,) = service.jobs(run)
+    asked = time.monotonic()
+    service.api("POST", f"{job['url']}/cancel", {})
+    (job,) = service.over(run)
+    assert time.monotonic() - asked < 2.0
+    assert (job["status"], job["reason"], job["outputs"]) == ("CANCELLED", "Cancelled while it ran.", [])
+    assert not any(each.lives for each in processes)
+
+
+def test_cancelling_a_run_ends_what_runs_and_what_waits(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 60.0), task("wait", note))
+    (function,) = noted(note)
+    asked = time.monotonic()
+    service.api("POST", f"{run['url']}/cancel", {})
+    reasons = [(job["status"], job["reason"]) for job in service.over(run)]
+    assert time.monotonic() - asked < 2.0
+    assert reasons == [("CANCELLED", "Cancelled while it ran."), ("CANCELLED", "Cancelled before it ran.")]
+    assert not function.lives
+
+
+def test_a_job_over_its_time_limit_fails(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 60.0, timeout=0.5))
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"]) == ("FAILED", 1)
+    assert job["reason"] == "The function was stopped after its time limit of 0.5 s."
+    assert not noted(note)[0].lives
+
+
+def test_what_comes_after_a_failed_job_is_cancelled_with_the_reason(service: Service, note: Path) -> None:
+    run = service.start(task("fail", note), task("wait", note), task("wait", note))
+    failed, *after = service.over(run)
+    assert (failed["status"], failed["reason"]) == ("FAILED", "The function ended with exit status 1.")
+    assert service.text(failed["log"]) == "begins\nI fail.\n"
+    before = [(failed["id"], "fail", "FAILED"), (after[0]["id"], "wait", "CANCELLED")]
+    for job, (number, name, status) in zip(after, before, strict=True):
+        assert job["status"] == "CANCELLED"
+        assert job["reason"] == f"Not run, since job {number} ({name}) before it was {status}."
+    assert service.api("GET", run["url"]).json["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("absent", "output.json names 'absent.txt', but it is not in the output folder."),
+        ("nonsense", "output.json is not JSON: "),
+    ],
+)
+def test_what_is_wrong_with_the_output_is_the_reason_of_the_failure(
+    service: Service, note: Path, function: str, reason: str
+) -> None:
+    (job,) = service.over(service.start(task(function, note)))
+    assert (job["status"], job["outputs"]) == ("FAILED", [])
+    assert job["reason"].startswith(reason)
+
+
+def test_two_schedulers_run_each_of_forty_jobs_once(service: Service, note: Path) -> None:
+    second = service.schedule("two")
+    run = service.start(*(task("wait", note, after=[]) for _ in range(40)))
+    jobs = service.over(run, 60)
+    service.end(second, signal.SIGTERM)
+    assert {(job["status"], job["attempt"], len(job["outputs"])) for job in jobs} == {("FINISHED", 1, 1)}
+    assert len(set(noted(note, 40))) == 40
+    last = f"SELECT worker, count(*) FROM attempts WHERE job_id >= {jobs[0]['id']} GROUP BY worker"
+    assert sum(count for _, count in service.rows(last)) == 40
+    assert {worker for worker, _ in service.rows(last)} == {"one", "two"}
+
+
+def test_a_function_sees_no_secret(service: Service, note: Path) -> None:
+    (job,) = service.over(service.start(task("look", note)))
+    seen = service.text(service.outputs(job)[0]["content"])
+    for secret in (service.url, service.environ["MLAPI_SECRET_KEY"], "eyJ"):
+        assert secret not in seen
+    told = json.loads(seen)
+    assert [name for name in told["own"] if name.startswith("MLAPI")] == ["MLAPI_JOB_DIR"]
+    assert told["open"] == ["0", "1", "2", "3"]  # The last is the folder that is listed.
+
+
+def test_a_scheduler_that_is_told_to_stop_leaves_its_jobs_running(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note, 2.0))
+    noted(note)
+    (scheduler,) = service.schedulers
+    asked = time.monotonic()
+    assert service.end(scheduler, signal.SIGTERM) == 0
+    assert time.monotonic() - asked < 5.0
+    (job,) = service.over(run)
+    assert (job["status"], job["attempt"]) == ("FINISHED", 1)
+
+
+def test_a_server_that_is_told_to_stop_answers_what_it_is_at(service: Service) -> None:
+    content = os.urandom(64 * MEBIBYTE)
+    folder = service.folder / "data" / "files" / "tmp"
+    answers: list[dict[str, Any]] = []
+    uploading = threading.Thread(target=lambda: answers.append(service.upload("at-the-end", content)))
+    uploading.start()
+    wait_for(lambda: any(each.stat().st_size for each in folder.iterdir()), "the upload to be written")
+    asked = time.monotonic()
+    assert service.server is not None
+    assert service.end(service.server, signal.SIGTERM) == 0
+    assert time.monotonic() - asked < 5.0
+    uploading.join()
+    service.serve()
+    assert service.api("GET", answers[0]["content"]).content == content
+
+
+def test_idle_sockets_do_not_hang_the_server(service: Service) -> None:
+    with ExitStack() as sockets:
+        for _ in range(110):
+            sockets.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=5))
+        asked = time.monotonic()
+        service.api("GET", "modules")
+        assert time.monotonic() - asked < 5.0
+
+
+@pytest.mark.parametrize("how", ["hangs up", "sends a broken form"])
+def test_an_aborted_upload_leaves_nothing(service: Service, how: str) -> None:
+    def kept() -> set[Path]:
+        return {path for path in (service.folder / "data" / "files").rglob("*") if path.is_file()}
+
+    service.admin("sweep", MLAPI_SWEEP_GRACE="0.001")
+    files, before = service.rows("SELECT count(*) FROM files"), kept()
+    content = os.urandom(MEBIBYTE)
+    if how == "hangs up":
+        with socket.create_connection(("127.0.0.1", service.port), timeout=5) as connection:
+            head = f"PUT {API}/users/ada/files?name=half HTTP/1.1\r\nHost: localhost\r\n"
+            head += f"Content-Length: {2 * len(content)}\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in service.api.headers.items())
+            connection.sendall(head.encode() + b"\r\n" + content)
+    else:
+        body, kind = multipart({}, "file", "half", content)
+        url = "users/ada/files"
+        service.api("POST", url, body=body[:-10], status=400, **{"Content-Type": kind})
+    service.api("GET", "modules")
+    service.admin("sweep", MLAPI_SWEEP_GRACE="0.001")
+    assert service.rows("SELECT count(*) FROM files") == files
+    assert kept() == before
+
+
+def test_a_large_file_goes_through_the_server_without_being_held_in_memory(service: Service) -> None:
+    content = os.urandom(64 * MEBIBYTE)
+    service.upload("warm-up", b"once")
+    assert service.server is not None
+    pid = service.server.pid
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # The most that it had begins anew.
+    before = memory(pid)
+    file = service.upload("large", content)
+    assert service.api("GET", file["content"]).content == content
+    assert memory(pid, "VmHWM") - before < 64 * MEBIBYTE
+
+
+@pytest.fixture
+def developer(tmp_path: Path) -> Any:
+    """A service whose server has a scheduler of its own, as in development.ini."""
+    service = Service(tmp_path, f"sqlite:///{tmp_path}/test.db", scheduler="true")
+    try:
+        service.prepare()
+        yield service
+    finally:
+        service.close()
+
+
+def own_scheduler(service: Service, other_than: Process | None = None) -> Process:
+    """Wait for a scheduler in the server's family."""
+    assert service.server is not None
+    server = service.server
+    return wait_for(
+        lambda: next(
+            (
+                each
+                for each in service.family(server)
+                if "cli.scheduler" in each.command and each != other_than
+            ),
+            None,
+        ),
+        "the server's scheduler",
+    )
+
+
+def test_the_servers_own_scheduler_is_started_again_when_it_dies(developer: Service, note: Path) -> None:
+    first = own_scheduler(developer)
+    first.send(signal.SIGKILL)
+    assert own_scheduler(developer, first).lives
+    (job,) = developer.over(developer.start(task("wait", note)))
+    assert job["status"] == "FINISHED"
+    developer.check()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0)]
+)
+def test_the_servers_own_scheduler_ends_with_it(
+    developer: Service, note: Path, number: Any, status: int
+) -> None:
+    scheduler = own_scheduler(developer)
+    (job,) = developer.over(developer.start(task("wait", note)))
+    assert job["status"] == "FINISHED"
+    runners = [each for each in family(scheduler.pid) if "mlapi.execution.runner" in each.command]
+    assert runners
+    assert developer.server is not None
+    assert developer.end(developer.server, number) == status
+    wait_for(lambda: not any(each.lives for each in (scheduler, *runners)), "the scheduler to end", 5)
