@@ -31,9 +31,7 @@ def main() -> int:
     arguments = parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that what was started is stopped.
     if unknown := sorted(set(arguments.names) - BENCHMARKS.keys()):
-        print(
-            f"There is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}.", file=sys.stderr
-        )
+        print(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}.", file=sys.stderr)
         return 2
     print(machine(), flush=True)
     rows, failed = [], 0

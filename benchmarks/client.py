@@ -53,9 +53,7 @@ class Connection:
         self._socket.sendall(request)
         return self._answer()
 
-    def upload(
-        self, method: str, path: str, content_type: str, length: int, pieces: Iterable[bytes]
-    ) -> dict[str, Any]:
+    def upload(self, method: str, path: str, content_type: str, length: int, pieces: Iterable[bytes]) -> dict[str, Any]:
         """Send a body of `length` bytes piece by piece; returns the JSON of the answer."""
         self._socket.sendall(self._head(method, path, content_type, length))
         for piece in pieces:

@@ -23,10 +23,12 @@ class Row:
 
 def at_least(what: str, rounds: list[tuple[float, float]], goal: float, stretch: float) -> Row:
     """The row of rates, ours and the yardstick's of each round; the ratio is the median of the rounds'."""
-    ratio = median(ours / bare for ours, bare in rounds)
+    ratios = [ours / bare for ours, bare in rounds]
+    ratio = median(ratios)
     met = "stretch" if ratio >= stretch else "yes" if ratio >= goal else "no"
     ours, bare = (f"{median(rates):.0f}/s" for rates in zip(*rounds, strict=True))
-    return Row(what, ours, bare, f"{ratio:.3f}", f">= {goal:.2f}", f">= {stretch:.2f}", met)
+    spread = f"{ratio:.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    return Row(what, ours, bare, spread, f">= {goal:.2f}", f">= {stretch:.2f}", met)
 
 
 def at_most(what: str, seconds: list[float], goal: float, bare: list[float] | None = None) -> Row:

@@ -76,9 +76,7 @@ def _hold(found: int, size: int) -> None:
         raise RuntimeError(f"{found} bytes arrived of {size}.")
 
 
-def _measure(
-    service: Service, what: str, transfer: Callable[[Connection, int], None], size: int
-) -> list[Row]:
+def _measure(service: Service, what: str, transfer: Callable[[Connection, int], None], size: int) -> list[Row]:
     with service.serve() as pid, service.log_in() as api:
         before = _restart_peak(pid)
         begun = time.perf_counter()

@@ -12,9 +12,9 @@ from typing import Any
 warnings.simplefilter("ignore")
 
 
-import mlapi  # noqa: E402
-from mlapi import settings  # noqa: E402
-from mlapi.resources import NODES  # noqa: E402
+import mlapi
+from mlapi import settings
+from mlapi.resources import NODES
 
 HERE = Path(__file__).parent
 
@@ -73,8 +73,7 @@ from the registered services.
 def of_settings() -> str:
     """The page of the settings."""
     rows = "\n".join(
-        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
-        for name, default, meaning in settings.rows()
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in settings.rows()
     )
     return SETTINGS.format(rows=rows)
 

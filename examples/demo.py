@@ -45,20 +45,14 @@ class Client:
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 content = answer.read()
-                return (
-                    json.loads(content)
-                    if answer.headers.get_content_type() == "application/json"
-                    else content
-                )
+                return json.loads(content) if answer.headers.get_content_type() == "application/json" else content
         except urllib.error.HTTPError as error:
             raise SystemExit(f"{method} {url}: {error.code} {error.read().decode()}") from None
 
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment, quietly unless it fails."""
-    done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}")
     return done
@@ -184,9 +178,7 @@ def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
                 place.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
                 if file["name"] == "report.json":
                     said = json.loads(place.read_bytes())
-                    honest &= all(
-                        said[each] == metrics[each] for each in ("clean_accuracy", "adversarial_accuracy")
-                    )
+                    honest &= all(said[each] == metrics[each] for each in ("clean_accuracy", "adversarial_accuracy"))
         figures = [metrics.get(each) for each in ("clean_accuracy", "adversarial_accuracy")]
         if None not in figures:
             print(f"  {job['position']} {name:22}{figures[0]:>8.3f}{figures[1]:>10.3f}")
@@ -220,9 +212,7 @@ def main() -> int:
         if not honest:
             print("\nA figure is not what the job's own output says.")
         if not arguments.exit:
-            print(
-                f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/."
-            )
+            print(f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/.")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)

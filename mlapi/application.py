@@ -21,9 +21,7 @@ class JsonRenderer:
         """The JSON text of `value`."""
         request = system["request"]
         request.response.content_type = "application/json"
-        return orjson.dumps(
-            value, lambda node: node.__json__(request), orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-        )
+        return orjson.dumps(value, lambda node: node.__json__(request), orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
 
 
 def make_app(ini: dict[str, str]) -> Any:

@@ -173,9 +173,7 @@ def _tar_member(block: bytes, settings: dict[bytes, bytes], stream: _Stream) -> 
     name = _text(settings.get(b"path") or _ustar_name(block))
     kind = block[156:157]
     if kind not in (b"0", b"\0", b"5"):
-        raise BadArchive(
-            f"{name[:80]!a}: this is {KINDS.get(kind, 'of an unknown kind')}, not a regular file."
-        )
+        raise BadArchive(f"{name[:80]!a}: this is {KINDS.get(kind, 'of an unknown kind')}, not a regular file.")
     size = _tar_size(block, settings)
     is_folder = kind == b"5" or name.endswith("/")
     if is_folder and size:

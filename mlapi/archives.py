@@ -105,9 +105,7 @@ class _Contents:
             self._take("/".join(parts[:end]), is_folder or end < len(parts))
         self.files += not is_folder
         if self.files > self.limits.files or len(self.taken) > self.limits.members:
-            raise BadArchive(
-                f"There are more than {self.limits.files} files, or far more folders than files."
-            )
+            raise BadArchive(f"There are more than {self.limits.files} files, or far more folders than files.")
         return "/".join(parts)
 
     def weighed(self, path: str, pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """The invariants of what is kept: each is a query for the rows that break it, or a look at the store.
 
-They hold at every moment between transactions, whatever process was killed when. `mlapi-admin check` shows them
-to operators, and every fault test ends with it.
+They hold at every moment between transactions, whatever process was killed when. `mlapi-admin check` shows
+them to operators, and every fault test ends with it.
 """
 
 import time
@@ -42,7 +42,11 @@ QUERIES = {
         HAVING count(attempts.id) <> jobs.attempt OR coalesce(max(attempts.number), 0) <> jobs.attempt""",
     "I3 attempt {0} of job {1} runs, but the job does not": """
         SELECT attempts.id, jobs.id FROM attempts JOIN jobs ON attempts.job_id = jobs.id
-        WHERE attempts.status = 'RUNNING' AND (jobs.status <> 'RUNNING' OR jobs.attempt <> attempts.number)""",
+        WHERE attempts.status = 'RUNNING'
+        AND (jobs.status <> 'RUNNING' OR jobs.attempt <> attempts.number)""",
+    "I3 job {0} runs, but its attempt {1} is {2}": """
+        SELECT jobs.id, attempts.id, attempts.status FROM attempts JOIN jobs ON attempts.job_id = jobs.id
+        WHERE jobs.status = 'RUNNING' AND jobs.attempt = attempts.number AND attempts.status <> 'RUNNING'""",
     "I4 job {0} runs without a lease, or its lease ran out": """
         SELECT id FROM jobs WHERE status = 'RUNNING' AND (lease_until IS NULL OR lease_until < :late)""",
     "I4 job {0} waits, though nothing before it is still to come": """
@@ -51,7 +55,8 @@ QUERIES = {
             WHERE job_parents.job_id = jobs.id AND before.status IN ('PENDING', 'QUEUED', 'RUNNING'))""",
     "I5 job {0} is {1}, though job {2} before it is {3}": """
         SELECT jobs.id, jobs.status, before.id, before.status FROM jobs
-        JOIN job_parents ON job_parents.job_id = jobs.id JOIN jobs AS before ON job_parents.parent_id = before.id
+        JOIN job_parents ON job_parents.job_id = jobs.id
+        JOIN jobs AS before ON job_parents.parent_id = before.id
         WHERE jobs.status NOT IN ('PENDING', 'CANCELLED') AND before.status <> 'FINISHED'""",
     "I5 job {0} takes file {1}, which no job before it made": """
         SELECT job_inputs.job_id, files.id FROM job_inputs JOIN files ON job_inputs.file_id = files.id
@@ -86,11 +91,14 @@ QUERIES = {
 def violations(settings: Settings) -> Iterator[str]:
     """Every violation, as a line for a person."""
     database, store = Database(settings.database_url), store_from(str(settings.media_dir))
-    with database.reading() as db:
-        yield from of_tables(db)
-        yield from of_database(db)
-        yield from of_rows_without_blobs(db, store)
-    yield from of_blobs_without_rows(database, store, settings.sweep_grace)
+    try:
+        with database.reading() as db:
+            yield from of_tables(db)
+            yield from of_database(db)
+            yield from of_rows_without_blobs(db, store)
+        yield from of_blobs_without_rows(database, store, settings.sweep_grace)
+    finally:
+        database.engine.dispose()
 
 
 def of_tables(db: sa.Connection) -> Iterator[str]:

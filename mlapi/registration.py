@@ -27,68 +27,63 @@ class Content:
     blob: Blob
 
 
-def keep_folder(store: BlobStore, folder: Path) -> Content:
-    """Read the manifest of a module's folder and keep its canonical archive.
+class Intake:
+    """Keeps modules' contents in a store; archives are unpacked in the scratch folder on the way."""
 
-    Raises `Invalid` with everything that is wrong with the manifest or the files.
-    """
-    with tempfile.TemporaryFile() as packed:
-        try:
-            archives.pack(folder, packed)
-            packed.seek(0)
-            with (
-                _folder() as unpacked
-            ):  # The manifest is read from what is kept, not from what lies beside it.
+    def __init__(self, store: BlobStore, scratch: Path) -> None:
+        self._store, self._scratch = store, scratch
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def keep_folder(self, folder: Path) -> Content:
+        """Read the manifest of a module's folder and keep its canonical archive.
+
+        Raises `Invalid` with everything that is wrong with the manifest or the files.
+        """
+        with self.temporary_file() as packed, self._temporary_folder() as unpacked:
+            try:
+                archives.pack(folder, packed)
+                # The manifest is read from what is kept, not from what lies beside it.
                 archives.unpack(packed, unpacked)
                 manifest = manifests.read(unpacked)
-        except archives.BadArchive as error:
-            raise Invalid.field("archive", str(error)) from None
-        except manifests.BadManifest as error:
-            raise Invalid(
-                FieldError("body", f"manifest.{name}".rstrip("."), text) for name, text in error.errors
-            ) from None
-        packed.seek(0)
-        return Content(manifest, store.put(read_chunks(packed)))
+            except archives.BadArchive as error:
+                raise Invalid.field("archive", str(error)) from None
+            except manifests.BadManifest as error:
+                raise Invalid(_of_manifest(error)) from None
+            packed.seek(0)
+            return Content(manifest, self._store.put(read_chunks(packed)))
 
+    def keep_archive(self, archive: BinaryIO) -> Content:
+        """Unpack an archive and keep its content, as `keep_folder` does."""
+        with self._temporary_folder() as folder:
+            try:
+                archives.unpack(archive, folder)
+            except archives.BadArchive as error:
+                raise Invalid.field("archive", str(error)) from None
+            return self.keep_folder(folder)
 
-def keep_archive(store: BlobStore, archive: BinaryIO) -> Content:
-    """Unpack an archive and keep its content, as `keep_folder` does."""
-    with _folder() as folder:
+    def temporary_file(self) -> BinaryIO:
+        """A file that is gone when it is closed."""
+        return tempfile.TemporaryFile(dir=self._scratch)
+
+    @contextmanager
+    def _temporary_folder(self) -> Iterator[Path]:
+        folder = Path(tempfile.mkdtemp(prefix="module-", dir=self._scratch))
         try:
-            archives.unpack(archive, folder)
-        except archives.BadArchive as error:
-            raise Invalid.field("archive", str(error)) from None
-        return keep_folder(store, folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-class Spool:
-    """A temporary file that an uploaded archive goes to, up to a limit of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - `close` is called by `__exit__`
-        self.limit = limit
-
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.file.close()
-
-    def put(self, chunks: Iterable[bytes]) -> Blob:
-        """Take the chunks; raises `TooLarge` beyond the limit."""
-        for chunk in chunks:
-            self.file.write(chunk)
-            if self.file.tell() > self.limit:
-                raise TooLarge(f"A module's archive has at most {self.limit} bytes.")
-        size = self.file.tell()
-        self.file.seek(0)
-        return Blob("", size)
+def _of_manifest(bad: manifests.BadManifest) -> Iterator[FieldError]:
+    for name, description in bad.errors:
+        yield FieldError("body", f"manifest.{name}".rstrip("."), description)
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="mlapi-module-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def spool(file: BinaryIO, limit: int, chunks: Iterable[bytes]) -> Blob:
+    """Write an uploaded archive to a file; raises `TooLarge` beyond `limit` bytes."""
+    size = 0
+    for chunk in chunks:
+        size += file.write(chunk)
+        if size > limit:
+            raise TooLarge(f"A module's archive has at most {limit} bytes.")
+    return Blob("", size)

@@ -79,9 +79,7 @@ class Tokens(JWTAuthenticationPolicy):
 
     def make(self, subject: int, use: Use, lifetime: float) -> str:
         """A token for the user or attempt of that number, good for `lifetime` seconds."""
-        return str(
-            self.create_token(str(subject), expiration=lifetime, typ=use)
-        )  # PyJWT takes no integer `sub`.
+        return str(self.create_token(str(subject), expiration=lifetime, typ=use))  # PyJWT takes no integer `sub`.
 
     def read(self, request: Any, token: str, *uses: Use) -> tuple[int, Use] | None:
         """Subject and use of a good token for one of these uses, or None."""

@@ -1,8 +1,9 @@
-"""The server of `pserve`: waitress with our limits and, where the settings say so, a scheduler in its family."""
+"""The server of `pserve`: waitress with our limits and, where the settings say so, a scheduler beside it."""
 
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,8 +35,15 @@ def serve(app: Any, global_conf: dict[str, str], **options: str) -> None:
     if settings.scheduler:
         host, port = options.get("host", "127.0.0.1"), options.get("port", "8080")
         family = scheduler(global_conf["__file__"], f"http://{host}:{port}")
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Requests on their way are answered before that.
     with family:
         waitress.serve(app, **(limits | options))
+
+
+def _leave(*_signal: Any) -> None:
+    """End as at Ctrl-C: waitress answers what it is at, for 5 seconds at most, and takes nothing more."""
+    sys.exit(0)
 
 
 @contextlib.contextmanager
@@ -50,9 +58,7 @@ def scheduler(ini: str, url: str) -> Iterator[None]:
     def keep() -> None:
         while not ended.is_set():
             command = [sys.executable, "-m", "mlapi.cli.scheduler", "--until-eof", ini]
-            child[:] = [
-                subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "MLAPI_URL": url})
-            ]
+            child[:] = [subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "MLAPI_URL": url})]
             status = child[0].wait()
             if not ended.is_set():
                 log.error("The scheduler ended with status %d and is started again.", status)

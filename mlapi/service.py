@@ -48,9 +48,7 @@ def json_of(request: Any) -> Any:
     """The JSON of a request's body, with nothing that JSON does not have; raises 400, 413 and 415."""
     if request.content_type != "application/json":
         raise HTTPUnsupportedMediaType("The body must be application/json.")
-    return strict_json(
-        read_whole(request.body_file_raw, request.content_length, request.registry.mlapi.body_limit)
-    )
+    return strict_json(read_whole(request.body_file_raw, request.content_length, request.registry.mlapi.body_limit))
 
 
 def strict_json(text: bytes | str) -> Any:
@@ -90,9 +88,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(
-    parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object
-)
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_integer, parse_float=_float, object_pairs_hook=_object)
 
 
 def query_of(request: Any) -> dict[str, str]:

@@ -44,7 +44,10 @@ def seconds(value: str) -> float:
 
 def path(value: str) -> Path:
     """A path."""
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def names(value: str) -> tuple[str, ...]:
@@ -81,16 +84,12 @@ class Settings:
         "",
         "Key that signs tokens, 32 bytes or more. Empty: kept in data_dir/secret_key, made at first use.",
     )
-    data_dir: Path = setting(
-        path, "var", "Folder of everything the service keeps, unless said otherwise below."
-    )
+    data_dir: Path = setting(path, "var", "Folder of everything the service keeps, unless said otherwise below.")
     database_url: str = setting(
         text, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
     )
     media_dir: Path = setting(path, "", "Folder of the files' contents. Empty: data_dir/files.")
-    scratch_dir: Path = setting(
-        path, "", "Folder in which jobs run and uploads are unpacked. Empty: data_dir/scratch."
-    )
+    scratch_dir: Path = setting(path, "", "Folder in which jobs run and uploads are unpacked. Empty: data_dir/scratch.")
     allowed_hosts: tuple[str, ...] = setting(
         names,
         "localhost 127.0.0.1 [::1]",
@@ -106,22 +105,14 @@ class Settings:
     upload_limit: int = setting(whole, "4294967296", "Bytes of an uploaded file at most.")
     module_limit: int = setting(whole, "67108864", "Bytes of an uploaded module archive at most.")
     log_limit: int = setting(whole, "10485760", "Bytes of a job's log at most; what goes beyond is dropped.")
-    sweep_grace: float = setting(
-        seconds, "3600", "Seconds for which contents that no file refers to are kept."
-    )
+    sweep_grace: float = setting(seconds, "3600", "Seconds for which contents that no file refers to are kept.")
     job_timeout: float = setting(seconds, "3600", "Seconds a job may run, where its task says nothing.")
     job_timeout_limit: float = setting(seconds, "604800", "Seconds a task may ask for at most.")
     job_attempts: int = setting(whole, "3", "Attempts at a job whose workers are lost, before it fails.")
-    job_lease: float = setting(
-        seconds, "60", "Seconds without a heartbeat after which a worker counts as lost."
-    )
+    job_lease: float = setting(seconds, "60", "Seconds without a heartbeat after which a worker counts as lost.")
     job_heartbeat: float = setting(seconds, "1", "Seconds between the heartbeats of a running job.")
-    scheduler: bool = setting(
-        flag, "false", "Whether pserve starts a scheduler of its own, which ends with it."
-    )
-    scheduler_interval: float = setting(
-        seconds, "0.05", "Seconds between the scheduler's looks for queued jobs."
-    )
+    scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler of its own, which ends with it.")
+    scheduler_interval: float = setting(seconds, "0.05", "Seconds between the scheduler's looks for queued jobs.")
     slots: int = setting(whole, "2", "Jobs that the local executor runs at once.")
     worker: str = setting(text, socket.gethostname(), "Name under which this machine claims jobs.")
     module_python: str = setting(text, sys.executable, "Python interpreter that runs the modules' code.")
@@ -154,8 +145,11 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     for name, folder in (("media_dir", "files"), ("scratch_dir", "scratch")):
         values[name] = values[name].absolute() if str(values[name]) != "." else data / folder
     values["database_url"] = values["database_url"] or f"sqlite:///{data / 'mlapi.db'}"
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    values["secret_key"] = values["secret_key"] or _kept_secret(data / "secret_key")
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        values["secret_key"] = values["secret_key"] or _kept_secret(data / "secret_key")
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}data_dir: {error}") from None
     errors = []
     if len(values["secret_key"].encode()) < SECRET_BYTES or len(set(values["secret_key"])) < 8:
         errors.append(f"{PREFIX}secret_key: must be {SECRET_BYTES} random bytes or more")

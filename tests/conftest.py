@@ -110,9 +110,7 @@ def archive_of(folder: Path) -> bytes:
     """A .tar.gz of a folder."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(
-            folder, arcname=".", filter=lambda member: None if "__pycache__" in member.name else member
-        )
+        archive.add(folder, arcname=".", filter=lambda member: None if "__pycache__" in member.name else member)
     return packed.getvalue()
 
 

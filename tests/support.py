@@ -1,19 +1,27 @@
 """What tests of the application share: ini files, databases, and a client that speaks HTTP."""
 
+import io
 import os
+import resource
 import subprocess
 import sys
+import tarfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from pyramid.paster import get_app
 from webtest import TestApp
 
 from mlapi.models import jobs
 
 ROOT = Path(__file__).parent.parent
 API = "/api/v1"
+HOST = "localhost:6543"
 PASSWORD = "correct horse battery staple"
 
 INI = """\
@@ -116,17 +124,15 @@ class Client:
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def __call__(self, method: str, url: str, json: Any = None, status: int | None = None, **kw: Any) -> Any:
-        """Make a request to a URL, or to a path below the API's root; any status is fine unless one is named."""
-        headers = {**self.headers, **kw.pop("headers", {})}
+        """Make a request to a URL, or to a path below the API; any status is fine unless one is named."""
+        headers = {"Host": HOST, **self.headers, **kw.pop("headers", {})}
         url = url if url.startswith(("http", "/")) else f"{API}/{url}"
         if json is not None:
             call = getattr(self.app, f"{method.lower()}_json")
             return call(url, json, headers=headers, status=status or "*", **kw)
         return self.app.request(url, method=method.upper(), headers=headers, status=status or "*", **kw)
 
-    def form(
-        self, url: str, fields: dict[str, str], name: str, filename: str, content: bytes, **kw: Any
-    ) -> Any:
+    def form(self, url: str, fields: dict[str, str], name: str, filename: str, content: bytes, **kw: Any) -> Any:
         """Post a form of text fields and one file."""
         body, content_type = multipart(fields, name, filename, content)
         return self("POST", url, body=body, headers={"Content-Type": content_type}, **kw)
@@ -206,3 +212,99 @@ class World:
         """Make a request to the place of that URL template, as one who may make it."""
         client = self.runner if "{attempt}" in template else self.root
         return client(method, template.format(**{**self.keys, **(keys or {})}) + query, **kw)
+
+
+class Runner(Client):
+    """The runner of a claimed job, over HTTP and without a process."""
+
+    def __init__(self, app: TestApp, wsgi: Any, claim: jobs.Claim) -> None:
+        super().__init__(app, token=wsgi.registry.tokens.make(claim.attempt_id, "job", 60))
+        self.claim, self.url = claim, f"{API}/attempts/{claim.attempt_id}"
+
+    def put(self, content: bytes) -> str:
+        """Upload an output; returns its SHA-256."""
+        return str(self("POST", f"{self.url}/outputs", body=content, status=201).json["sha256"])
+
+    def report(self, status: str = "FINISHED", **more: Any) -> Any:
+        """Say how the attempt ended."""
+        return self("POST", f"{self.url}/report", {"status": status, **more})
+
+    def finish(self, *names: str, **more: Any) -> None:
+        """Say that it ended well, with outputs of these names."""
+        made = [{"name": each, "sha256": self.put(each.encode()), "tags": {}, "origin": "created"} for each in names]
+        assert self.report(outputs=made, **more).status_int == 200
+
+
+def claimed(app: TestApp, wsgi: Any, most: int = 1, lease: float = 60) -> list[Runner]:
+    """Claim queued jobs, oldest first, as a scheduler does; returns their runners."""
+    with wsgi.registry.database.writing.begin() as session:
+        claims = jobs.claim(session, "tests", most, lease)
+    return [Runner(app, wsgi, claim) for claim in claims]
+
+
+def pipeline_of(client: Client, *tasks: dict[str, Any]) -> Any:
+    """Make an enabled pipeline with these tasks; returns it and its tasks as they are shown."""
+    made = {"name": "p", "enabled": True}
+    pipeline = client("POST", f"users/{client.name}/pipelines", made, status=201).json
+    return pipeline, [client("POST", pipeline["tasks"], task, status=201).json for task in tasks]
+
+
+@contextmanager
+def another_app(wsgi: Any, folder: Path, **settings: Any) -> Iterator[TestApp]:
+    """The application anew, over the same database and for the same tokens, with other settings."""
+    same = wsgi.registry.mlapi
+    app = get_app(str(write_ini(folder, same.database_url, secret_key=same.secret_key, **settings)))
+    try:
+        yield TestApp(app)
+    finally:
+        app.registry.database.engine.dispose()
+
+
+@contextmanager
+def little_room(kind: str, folder: Path) -> Iterator[Path]:
+    """A folder in which 16 MiB can be written: a small disk, or a limit of the size of files."""
+    if kind == "disk":
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk needs root")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    else:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**24, hard))
+        try:
+            yield folder
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+PICKY = """\
+display_name: Picky
+tagline: Takes two files, leaves a model
+doctxt: For tests.
+functions:
+  - name: train
+    doctxt: Trains.
+    options: []
+    creates_new_files: true
+    modifies_input_files: false
+    expected_filetype: txt
+    optional_filetypes: null
+    output_tags: []
+    input_files: {minimum: 2, maximum: 2}
+    output_files: ["model.*"]
+"""
+
+
+def picky(root: Client) -> str:
+    """Register a module whose function takes two files and promises a model; returns its URL."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, text in (("mlapi.yaml", PICKY), ("main.py", "")):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    made = root.form("modules", {"name": "picky"}, "archive", "picky.tar", packed.getvalue(), status=201)
+    return f"{made.json['functions']}/train"

@@ -1,4 +1,4 @@
-"""`mlapi-admin -c INI COMMAND`: users, tokens and modules from the command line, and a check of what is kept."""
+"""`mlapi-admin -c INI COMMAND`: users, tokens and modules, and a check of what is kept."""
 
 import argparse
 import getpass
@@ -51,12 +51,13 @@ def checkuserexists(settings: Settings, arguments: Arguments) -> int:
 
 def createmodule(settings: Settings, arguments: Arguments) -> int:
     """Register a module from its folder or archive; the same content again is the same version."""
-    store, source = store_from(str(settings.media_dir)), Path(arguments.source)
+    intake = registration.Intake(store_from(str(settings.media_dir)), settings.scratch_dir)
+    source = Path(arguments.source)
     if source.is_dir():
-        content = registration.keep_folder(store, source)
+        content = intake.keep_folder(source)
     else:
         with source.open("rb") as archive:
-            content = registration.keep_archive(store, archive)
+            content = intake.keep_archive(archive)
     blob = content.blob
     with Database(settings.database_url).writing.begin() as db:
         version, new = modules.register(db, arguments.name, content.manifest, blob.sha256, blob.size)
@@ -86,10 +87,11 @@ def sweep(settings: Settings, _arguments: Arguments) -> int:
 
 
 def check(settings: Settings, _arguments: Arguments) -> int:
-    """Check the invariants of what is kept; prints a line for each violation, and exits with 1 if there are any."""
+    """Check the invariants of what is kept; print each violation, and exit with 1 where there is one."""
     found = 0
-    for found, violation in enumerate(violations(settings), 1):
+    for violation in violations(settings):
         print(violation)
+        found += 1
     print(f"{found} violation(s)." if found else "Everything holds.", file=sys.stderr)
     return int(bool(found))
 
@@ -150,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except (DomainError, OSError) as error:
         return _fail(str(error))
+    except sa.exc.DBAPIError as error:
+        return _fail(f"The database could not do this: {error.orig}")
 
 
 if __name__ == "__main__":

@@ -40,9 +40,7 @@ class Outputs:
 
     __slots__ = ("files", "folder", "left_out", "metrics")
 
-    def __init__(
-        self, folder: str, files: list[Output], metrics: dict[str, Any], left_out: list[str]
-    ) -> None:
+    def __init__(self, folder: str, files: list[Output], metrics: dict[str, Any], left_out: list[str]) -> None:
         self.folder, self.files, self.metrics, self.left_out = folder, files, metrics, left_out
 
     def open(self, output: Output) -> BinaryIO:

@@ -16,8 +16,9 @@ Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
 
 
 def now() -> datetime.datetime:
-    """The present moment, UTC, as the columns keep it."""
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    """The present moment, UTC, to the millisecond; a finer one could lie after SQLite's clock read later."""
+    moment = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class clock(GenericFunction[datetime.datetime]):  # noqa: N801 - it is written as the SQL function that it is
@@ -67,7 +68,5 @@ class Numbered(Base):
     __table_args__: Any = {"sqlite_autoincrement": True}
 
     # SQLite gives a row its number only where the type is exactly INTEGER.
-    id: Mapped[int] = mapped_column(
-        sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1
-    )
+    id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1)
     created: Mapped[Time] = mapped_column(default=now, sort_order=99)

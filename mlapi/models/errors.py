@@ -1,6 +1,6 @@
 """What the domain refuses, in its own words; `views/errors.py` says which status each of them is."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -31,12 +31,34 @@ class Invalid(DomainError):
         return cls([FieldError(location, name, description)])
 
 
+def all_of(checks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Make every one of the checks; returns what each returned, or raises `Invalid` with all that they refuse."""
+    results: dict[str, Any] = {}
+    errors: list[FieldError] = []
+    for name, check in checks.items():
+        try:
+            results[name] = check()
+        except Invalid as invalid:
+            errors += invalid.errors
+    if errors:
+        raise Invalid(errors)
+    return results
+
+
 class Conflict(DomainError):
     """What was asked does not fit the present state; `extra` gives what stands in its way."""
 
     def __init__(self, message: str, **extra: Any) -> None:
         super().__init__(message)
         self.extra = extra
+
+
+class Held(Conflict):
+    """What was to be deleted is in use; `holders` are rows of `(pipeline_id, run_id, job_id or None)`."""
+
+    def __init__(self, message: str, holders: Iterable[Any]) -> None:
+        super().__init__(message)
+        self.holders = list(holders)
 
 
 class AttemptOver(Conflict):

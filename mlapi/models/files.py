@@ -1,13 +1,14 @@
 """Files: immutable contents under a name, with tags, an owner, and where they came from."""
 
 import enum
+import functools
 from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.models.base import Numbered
-from mlapi.models.errors import Conflict
+from mlapi.models.errors import Held
 
 
 class Kind(enum.StrEnum):
@@ -49,18 +50,27 @@ class File(Numbered):
 
     @classmethod
     def delete(cls, db: Session, file_id: int) -> None:
-        """Delete a file; raises `Conflict` with what holds it while a run used it or a job made it."""
-        from mlapi.models.jobs import JobInput
-        from mlapi.models.runs import RunFile
-
+        """Delete a file; raises `Held` while a run used it or a job made or took it."""
         file = db.get_one(cls, file_id, with_for_update=True)
-        runs = db.scalars(sa.select(RunFile.run_id).where(RunFile.file_id == file_id).limit(20)).all()
-        jobs = db.scalars(sa.select(JobInput.job_id).where(JobInput.file_id == file_id).limit(20)).all()
-        if file.job_id is not None or runs or jobs:
-            made = [file.job_id] if file.job_id is not None else []
-            raise Conflict(
-                "Runs or jobs hold this file.", runs=sorted(set(runs)), jobs=sorted({*jobs, *made})
-            )
+        if holders := db.execute(_holders(), {"file": file_id}).all():
+            raise Held("Runs or jobs hold this file.", holders)
         db.execute(sa.update(cls).where(cls.parent_id == file_id).values(parent_id=None))
         db.delete(file)
         db.flush()
+
+
+@functools.cache
+def _holders() -> Any:
+    """The SELECT of the runs over a file, the jobs that took it, and the job that made it, twenty at most."""
+    from mlapi.models.jobs import Job, JobInput
+    from mlapi.models.runs import Run, RunFile
+
+    this: Any = sa.bindparam("file")
+    of_job = sa.select(Run.pipeline_id, Run.id, Job.id).join(Job, Job.run_id == Run.id)
+    none = sa.cast(sa.null(), Job.id.type)
+    over_it = (
+        sa.select(Run.pipeline_id, Run.id, none).join(RunFile, RunFile.run_id == Run.id).where(RunFile.file_id == this)
+    )
+    took_it = of_job.join(JobInput, JobInput.job_id == Job.id).where(JobInput.file_id == this)
+    made_it = of_job.join(File, File.job_id == Job.id).where(File.id == this)
+    return sa.union(over_it, took_it, made_it).limit(20)

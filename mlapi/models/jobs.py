@@ -208,11 +208,11 @@ def claim(db: Session, worker: str, most: int, lease: float) -> list[Claim]:
         .order_by(Job.id)
         .limit(most)
         .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        .cte("oldest")  # PostgreSQL runs it once; a subquery it might run again, and lock more rows than `most`.
     )
     statement = (
         sa.update(Job)
-        .where(Job.id.in_(oldest), Job.status == Status.QUEUED)
+        .where(Job.id.in_(sa.select(oldest.c.id)), Job.status == Status.QUEUED)
         .values(
             status=Status.RUNNING,
             attempt=Job.attempt + 1,
@@ -223,9 +223,7 @@ def claim(db: Session, worker: str, most: int, lease: float) -> list[Claim]:
         .returning(Job.id, Job.attempt, Job.timeout)
     )
     claims = []
-    for job_id, number, timeout in db.execute(
-        statement, execution_options={"synchronize_session": False}
-    ).all():
+    for job_id, number, timeout in db.execute(statement, execution_options={"synchronize_session": False}).all():
         attempt = Attempt(job_id=job_id, number=number, worker=worker)
         db.add(attempt)
         db.flush()
@@ -240,9 +238,7 @@ def held(attempt: Any) -> Any:
 
 def beat(db: Session, attempt: Any, lease: float) -> bool:
     """Renew an attempt's lease; returns whether its job is wished to stop. Raises `AttemptOver`."""
-    statement = (
-        sa.update(Job).where(held(attempt)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
-    )
+    statement = sa.update(Job).where(held(attempt)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
     wish = db.scalar(statement, execution_options={"synchronize_session": False})
     if wish is None:
         raise AttemptOver("This attempt is over.")
@@ -284,8 +280,7 @@ def read_log(db: Session, attempt_id: int, offset: int = 0) -> bytes:
         LogPiece.attempt_id == attempt_id, LogPiece.start + sa.func.length(LogPiece.content) > offset
     )
     return b"".join(
-        bytes(content)[max(0, offset - start) :]
-        for start, content in db.execute(pieces.order_by(LogPiece.start))
+        bytes(content)[max(0, offset - start) :] for start, content in db.execute(pieces.order_by(LogPiece.start))
     )
 
 
@@ -297,9 +292,10 @@ def hand_in(db: Session, attempt: Any, sha256: str, size: int) -> None:
         db.flush()
 
 
-def report(db: Session, attempt: Any, told: Report) -> None:
+def report(db: Session, attempt: Any, told: Report) -> Status:
     """End an attempt and its job, recording outputs and metrics; then release or cancel what comes after.
 
+    Returns how the job ended: it failed where it lacks an output which its manifest promises, whatever is told.
     All of it in one transaction, once: a second report finds the attempt over. Raises `AttemptOver`, and
     `Invalid` for an output that was not uploaded or an input that is none.
     """
@@ -318,6 +314,7 @@ def report(db: Session, attempt: Any, told: Report) -> None:
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
     _end_attempt(db, attempt, status, reason)
     follow(db, job.run_id)
+    return status
 
 
 def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> None:
@@ -331,14 +328,14 @@ def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> N
     errors = []
     for index, output in enumerate(outputs):
         if output.sha256 not in uploads:
-            errors.append(
-                FieldError("body", f"outputs.{index}.sha256", "This attempt has uploaded no such blob.")
-            )
+            errors.append(FieldError("body", f"outputs.{index}.sha256", "This attempt has uploaded no such blob."))
         if output.input is not None and output.input not in inputs:
             errors.append(FieldError("body", f"outputs.{index}.input", "The job has no such input."))
     if errors:
         raise Invalid(errors)
-    given: dict[int, dict[str, Any]] = dict(db.execute(sa.select(File.id, File.tags).where(File.id.in_(inputs.values()))).all())
+    given: dict[int, dict[str, Any]] = dict(
+        db.execute(sa.select(File.id, File.tags).where(File.id.in_(inputs.values()))).all()
+    )
     for output in outputs:
         parent = inputs[output.input] if output.input is not None else None
         kept = given[parent] if output.origin == "unchanged" and parent is not None else {}
@@ -367,9 +364,7 @@ def _broken_promise(function: Function, outputs: Sequence[Output]) -> str | None
 
 
 def _end_attempt(db: Session, attempt: Any, status: str, reason: str | None) -> None:
-    done = (
-        sa.update(Attempt).where(Attempt.id == attempt.id).values(status=status, reason=reason, ended=clock())
-    )
+    done = sa.update(Attempt).where(Attempt.id == attempt.id).values(status=status, reason=reason, ended=clock())
     db.execute(done, execution_options={"synchronize_session": False})
     db.execute(sa.delete(Upload).where(Upload.attempt_id == attempt.id))
 
@@ -382,7 +377,10 @@ def _lock_run(db: Session, run_id: int) -> None:
 
 
 def follow(db: Session, run_id: int) -> None:
-    """Queue the run's jobs whose parents have all finished, and cancel those of which one cannot."""
+    """Queue the run's jobs whose parents have all finished, and cancel those of which one cannot.
+
+    A job takes its parents' outputs in the order of the parents, whichever of them finished first.
+    """
     jobs = {job.id: job for job in db.execute(_STANDING, {"run_id": run_id})}
     status = {job.id: job.status for job in jobs.values()}
     before: dict[int, list[int]] = {}
@@ -398,8 +396,9 @@ def follow(db: Session, run_id: int) -> None:
             move(db, Status.CANCELLED, Job.id == job.id, reason=reason, ended=clock())
             status[job.id] = Status.CANCELLED
         elif all(status[each.id] == Status.FINISHED for each in earlier):
-            made = sa.select(File.id, File.name).where(File.job_id.in_([each.id for each in earlier]))
-            take_inputs(db, job.id, [(each.id, each.name) for each in db.execute(made.order_by(File.id))])
+            made = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
+            made = made.where(Job.id.in_([each.id for each in earlier])).order_by(Job.position, File.id)
+            take_inputs(db, job.id, [(each.id, each.name) for each in db.execute(made)])
             move(db, Status.QUEUED, Job.id == job.id, queued=clock())
 
 
@@ -433,22 +432,18 @@ def cancel(db: Session, job_id: int) -> None:
     ):
         follow(db, job.run_id)
         return
-    wished = (
-        sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING).values(cancel_requested=True)
-    )
+    wished = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING).values(cancel_requested=True)
     changed: Any = db.execute(wished, execution_options={"synchronize_session": False})
     if not changed.rowcount:
         db.refresh(job)
-        raise Conflict(f"The job is over: it is {job.status}.", status=job.status)
+        raise Conflict(f"The job is over: it is {job.status}.")
 
 
 def expired(db: Session | sa.Connection) -> list[int]:
     """The ids of the attempts whose leases have run out."""
     late = sa.or_(Job.lease_until < clock(), Job.lease_until.is_(None))
     current = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
-    return list(
-        db.scalars(sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late))
-    )
+    return list(db.scalars(sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late)))
 
 
 def running(db: Session | sa.Connection, worker: str) -> int:

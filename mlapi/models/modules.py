@@ -10,6 +10,7 @@ from mlapi.models.base import Numbered
 from mlapi.models.errors import Conflict, Invalid
 from mlapi.models.options import Option
 from mlapi.models.users import SLUG
+from mlapi.schemas.types import storable
 
 
 class Module(Numbered):
@@ -92,9 +93,7 @@ class Manifest(Protocol):
     def functions(self) -> tuple[Any, ...]: ...  # noqa: D102
 
 
-def register(
-    db: Session, name: str, manifest: Manifest, digest: str, size: int
-) -> tuple[ModuleVersion, bool]:
+def register(db: Session, name: str, manifest: Manifest, digest: str, size: int) -> tuple[ModuleVersion, bool]:
     """Register content under `name`; returns its version and whether it is new.
 
     The same content again is the version that it already is. Raises `Invalid` where the name is no slug.
@@ -193,8 +192,11 @@ class Offered(NamedTuple):
 def find_function(db: Session, module: str, function: str, digest: str | None = None) -> Offered | None:
     """The function of that name, in the version of that digest or else in the newest, or None."""
     names = {"module": module, "function": function}
-    found = db.execute(_OF_VERSION, {**names, "digest": digest}) if digest else db.execute(_OF_NEWEST, names)
-    row = found.first()
+    if digest is not None:
+        names["digest"] = digest
+    if not all(map(storable, names.values())):
+        return None
+    row = db.execute(_OF_NEWEST if digest is None else _OF_VERSION, names).first()
     return None if row is None else Offered(row.id, [Option.from_json(option) for option in row.options])
 
 

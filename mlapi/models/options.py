@@ -100,9 +100,7 @@ class Option:
         return None
 
 
-def check_arguments(
-    options: Sequence[Option], arguments: dict[str, Any], prefix: str = "arguments"
-) -> dict[str, Any]:
+def check_arguments(options: Sequence[Option], arguments: dict[str, Any], prefix: str = "arguments") -> dict[str, Any]:
     """Return the arguments a function is called with: those given, and the defaults of the others.
 
     A null stands for an argument left out. Everything that does not fit is refused at once, as

@@ -61,9 +61,7 @@ class Task(Numbered):
 _tasks = Task.__table__.c
 _ORDER = (
     sa.select(_tasks.id)
-    .select_from(
-        sa.outerjoin(Pipeline.__table__, Task.__table__, _tasks.pipeline_id == Pipeline.__table__.c.id)
-    )
+    .select_from(sa.outerjoin(Pipeline.__table__, Task.__table__, _tasks.pipeline_id == Pipeline.__table__.c.id))
     .where(Pipeline.__table__.c.id == sa.bindparam("pipeline"))
     .order_by(_tasks.position)
     .with_for_update(of=Pipeline.__table__)
@@ -165,9 +163,7 @@ def parents(tasks: list[Task]) -> list[list[int]]:
 
 def _check_after(after: list[int], earlier: list[int], name: str = "after") -> None:
     if len(set(after)) != len(after) or not set(after) <= set(earlier):
-        raise Invalid.field(
-            name, "A task can only come after earlier tasks of its pipeline, each named once."
-        )
+        raise Invalid.field(name, "A task can only come after earlier tasks of its pipeline, each named once.")
 
 
 def _reorder(db: Session, order: list[int], first: int) -> None:
@@ -176,9 +172,7 @@ def _reorder(db: Session, order: list[int], first: int) -> None:
         return
     numbers = sa.case({each: -number for number, each in enumerate(order, first)}, value=Task.id)
     mine = Task.id.in_(order)
-    db.execute(
-        sa.update(Task).where(mine).values(position=numbers), execution_options={"synchronize_session": False}
-    )
+    db.execute(sa.update(Task).where(mine).values(position=numbers), execution_options={"synchronize_session": False})
     db.execute(
         sa.update(Task).where(mine).values(position=-Task.position),
         execution_options={"synchronize_session": False},

@@ -74,11 +74,7 @@ def start(db: Session, pipeline_id: int, file_ids: list[int], key: str | None = 
     ]
     before = parents(tasks)
     for task, earlier_tasks in zip(tasks, before, strict=True):
-        if (
-            not earlier_tasks
-            and not errors
-            and (misfit := task.function.misfits([file.name for file in files]))
-        ):
+        if not earlier_tasks and not errors and (misfit := task.function.misfits([file.name for file in files])):
             errors.append(FieldError("body", "files", misfit))
     if errors:
         raise Invalid(errors)
@@ -111,7 +107,8 @@ def _make_jobs(db: Session, run: Run, tasks: list[Task], before: list[list[int]]
             arguments=task.arguments,
             timeout=task.timeout,
             status=Status.PENDING if earlier else Status.QUEUED,
-            queued=None if earlier else now(),
+            queued=None if earlier else run.created,
+            created=run.created,
         )
         for position, (task, earlier) in enumerate(zip(tasks, before, strict=True), 1)
     ]
@@ -125,12 +122,17 @@ def _make_jobs(db: Session, run: Run, tasks: list[Task], before: list[list[int]]
 
 
 def cancel(db: Session, run_id: int) -> None:
-    """Cancel what of a run is not over: what waits at once, what runs as soon as its runner hears of it."""
+    """Cancel what of a run is not over: what waits at once, what runs as soon as its runner hears of it.
+
+    Raises `Conflict` where all of it is over already.
+    """
     db.get_one(Run, run_id, with_for_update=True)
     waiting = sa.and_(Job.run_id == run_id, Job.status.in_([Status.PENDING, Status.QUEUED]))
-    move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=now())
+    moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=now())
     running = sa.and_(Job.run_id == run_id, Job.status == Status.RUNNING)
-    db.execute(sa.update(Job).where(running).values(cancel_requested=True))
+    wished: Any = db.execute(sa.update(Job).where(running).values(cancel_requested=True))
+    if not moved and not wished.rowcount:
+        raise Conflict("The run is over.")
 
 
 def statuses(db: Session, run_ids: list[int]) -> dict[int, dict[str, int]]:
@@ -167,13 +169,11 @@ def delete(db: Session, run_ids: list[int]) -> dict[str, int]:
     """
     jobs = sa.select(Job.id).where(Job.run_id.in_(run_ids))
     made = sa.select(File.id).where(File.job_id.in_(jobs))
-    active = db.scalars(
-        sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(OVER)).limit(20)
-    ).all()
-    if active:
-        raise Conflict("Jobs of this run are not over; cancel it first.", jobs=list(active))
+    active = sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(OVER))
+    if waiting := db.scalars(active.order_by(Job.id).limit(20)).all():
+        raise Conflict("Jobs of this run are not over; cancel it first.", jobs=list(waiting))
     users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(made), RunFile.run_id.not_in(run_ids))
-    if holders := db.scalars(users.distinct().limit(20)).all():
+    if holders := db.scalars(users.distinct().order_by(RunFile.run_id).limit(20)).all():
         raise Conflict("Other runs used files that this one made.", runs=list(holders))
     attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
     db.execute(sa.update(File).where(File.parent_id.in_(made)).values(parent_id=None))
@@ -190,9 +190,7 @@ def delete(db: Session, run_ids: list[int]) -> dict[str, int]:
         ("runs", Run, Run.id.in_(run_ids)),
     ]
     for name, table, condition in steps:
-        result: Any = db.execute(
-            sa.delete(table).where(condition), execution_options={"synchronize_session": False}
-        )
+        result: Any = db.execute(sa.delete(table).where(condition), execution_options={"synchronize_session": False})
         if name:
             gone[name] = result.rowcount
     return gone

@@ -70,7 +70,7 @@ NODES = tuple(place(Root))
 """Every class of the tree, parents first."""
 
 
-OPEN = (Root, Token, Refresh)
+OPEN = (Root, Version1, Token, Refresh)
 """Where anybody may come; elsewhere nobody is not even told what is there."""
 
 

@@ -14,7 +14,7 @@ from pyramid.authorization import Allow, Authenticated
 from pyramid.httpexceptions import HTTPUnauthorized
 from pyramid.traversal import ResourceURL
 
-from mlapi.models.errors import Invalid
+from mlapi.models.errors import FieldError, Invalid
 from mlapi.security import Permission
 
 
@@ -192,7 +192,7 @@ class Everyones(Collection):
     def scope(self) -> dict[str, Any]:
         """Admins see everybody's rows, others their own."""
         identity = self.request.identity
-        return {} if identity is None or identity.role == "admin" else {"owner": identity.id}
+        return {} if identity is None or identity.role == "admin" else {"caller": identity.id}
 
 
 def number(name: str) -> int:
@@ -216,7 +216,7 @@ def place(node: type[Node], path: str = "", holder: type[Item] = Item) -> Iterat
 
 
 def match(kinds: tuple[type[Node], ...], url: str) -> dict[str, str] | None:
-    """The keys that a URL, absolute or from the root on, names for a node of one of these classes, or None."""
+    """The keys that a URL names for a node of one of these classes, or None; only its path counts."""
     try:
         found = urlsplit(url).path.split("/")
     except ValueError:
@@ -234,19 +234,27 @@ def match(kinds: tuple[type[Node], ...], url: str) -> dict[str, str] | None:
 def references(kind: type[Item], urls: list[str], name: str, **above: Any) -> list[int]:
     """The ids that URLs of items of one class name, all under the same items `above`.
 
-    A URL of another kind or place names id 0, which is nobody's: it is refused as one that is not there.
+    A URL of another place names id 0, which is nobody's: it is refused as one that is not there. Raises `Invalid`
+    with every URL of another kind.
     """
-    ids = []
-    for index, url in enumerate(urls):
-        keys = match((kind,), url)
-        if keys is None:
-            raise Invalid.field(f"{name}.{index}", f"Must be a URL like {kind.path}.")
-        try:
-            own = number(keys.pop(kind.key))
-        except KeyError:
-            own = 0
-        ids.append(own if all(keys[key] == str(value) for key, value in above.items()) else 0)
-    return ids
+    found = [match((kind,), url) for url in urls]
+    errors = [
+        FieldError("body", f"{name}.{index}", f"Must be a URL like {kind.path}.")
+        for index, keys in enumerate(found)
+        if keys is None
+    ]
+    if errors:
+        raise Invalid(errors)
+    return [_number_under(above, kind.key, keys) for keys in found if keys is not None]
+
+
+def _number_under(above: Mapping[str, Any], key: str, keys: dict[str, str]) -> int:
+    """The id that a URL's keys name under the items `above`, or 0."""
+    try:
+        own = number(keys[key])
+    except KeyError:
+        return 0
+    return own if all(keys[name] == str(value) for name, value in above.items()) else 0
 
 
 def must_be_known(request: Any) -> Any:

@@ -1,5 +1,6 @@
 """Files of a user, and everybody's files."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,6 +62,16 @@ class FileItem(Item):
             "parent": row.parent_id and cls.link(request, user=row.owner, file=row.parent_id),
             "job": row.job_id and JobItem.link(request, user=row.owner, **made_by),
         }
+
+    def links_to(self, holders: Iterable[Any]) -> list[str]:
+        """The URLs of runs and jobs `(pipeline, run, job or None)` that are the same user's as this file."""
+        from mlapi.resources.jobs import JobItem
+
+        user = self.keys["user"]
+        return [
+            (JobItem if job else JobItem.holder).link(self.request, user=user, pipeline=pipeline, run=run, job=job)
+            for pipeline, run, job in holders
+        ]
 
 
 FILTERS = {

@@ -133,9 +133,9 @@ class JobItem(Item):
 
 def _linked(relation: str, linked: Any, order: Any, mine: Any) -> Any:
     condition = mine == sa.bindparam("job")
-    return sa.select(
-        sa.literal_column(f"'{relation}'").label("relation"), linked.label("linked"), order
-    ).where(condition)
+    return sa.select(sa.literal_column(f"'{relation}'").label("relation"), linked.label("linked"), order).where(
+        condition
+    )
 
 
 _order = "position"

@@ -13,8 +13,8 @@ from mlapi.security import Permission
 modules, versions, functions = (each.__table__.c for each in (Module, ModuleVersion, Function))
 
 
-class VersionFunction(Item):
-    """A function of one version of a module: its options, the files it takes, the tags it puts."""
+class OfferedFunction(Item):
+    """A function of a module: its options, the files it takes, the tags it puts."""
 
     key = "function"
     columns = (
@@ -37,7 +37,6 @@ class VersionFunction(Item):
         Module.__table__, versions.module_id == modules.id
     )
     by = functions.name
-    within = functions.version_id == versions.id
 
     @classmethod
     def describe(cls, row: Any, request: Any) -> dict[str, Any]:
@@ -60,7 +59,13 @@ class VersionFunction(Item):
         }
 
 
-class FunctionItem(VersionFunction):
+class VersionFunction(OfferedFunction):
+    """A function of one version of a module."""
+
+    within = functions.version_id == versions.id
+
+
+class FunctionItem(OfferedFunction):
     """A function of the newest version of a module."""
 
     within = functions.version_id == NEWEST

@@ -48,9 +48,7 @@ class TaskItem(Item):
             "url": f"{pipeline}/tasks/{row.id}",
             "pipeline": pipeline,
             "position": row.position,
-            "function": VersionFunction.link(
-                request, module=row.module, version=row.digest, function=row.function
-            ),
+            "function": VersionFunction.link(request, module=row.module, version=row.digest, function=row.function),
             "arguments": row.arguments,
             "after": None if row.after is None else [f"{pipeline}/tasks/{each}" for each in row.after],
             "timeout": row.timeout,

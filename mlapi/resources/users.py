@@ -5,6 +5,7 @@ from typing import Any
 from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import User
+from mlapi.models.users import SLUG
 from mlapi.resources.base import Collection, Item, must_be_known
 from mlapi.resources.files import Files
 from mlapi.resources.pipelines import Pipelines
@@ -67,11 +68,13 @@ class Users(Collection):
     def scope(self) -> dict[str, Any]:
         """Admins see everybody, others themselves."""
         identity = self.request.identity
-        return {} if identity.role == "admin" else {"owner": identity.id}
+        return {} if identity.role == "admin" else {"caller": identity.id}
 
     def read_key(self, name: str) -> str:
         """The name of a user whom the caller may see."""
         identity = must_be_known(self.request)
+        if not SLUG.fullmatch(name):
+            raise KeyError(name)
         if identity.role != "admin" and (identity.role != "user" or identity.name != name):
             raise KeyError(name)
         return name

@@ -1,26 +1,15 @@
 """Bodies that runners send."""
 
-from typing import Any
-
 import colander
 
 from mlapi.models.jobs import Status
-from mlapi.schemas.files import tags
+from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.pages import Number
 from mlapi.schemas.tasks import OrNull
 from mlapi.schemas.types import Json, List, Schema, Text, Whole
-from mlapi.uploads import plain_name
 
 OUTPUTS = 1000
 """Output files of a job at most."""
-
-
-def is_plain(node: Any, value: str) -> None:
-    """Refuse what cannot be a file's name."""
-    try:
-        plain_name(value)
-    except ValueError as error:
-        raise colander.Invalid(node, str(error)) from None
 
 
 class Output(Schema):
@@ -36,9 +25,7 @@ class Output(Schema):
 class Report(Schema):
     """How an attempt ended."""
 
-    status = colander.SchemaNode(
-        Text(), validator=colander.OneOf([Status.FINISHED, Status.FAILED, Status.CANCELLED])
-    )
+    status = colander.SchemaNode(Text(), validator=colander.OneOf([Status.FINISHED, Status.FAILED, Status.CANCELLED]))
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
     metrics = colander.SchemaNode(Json(dict), missing={})
     outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())

@@ -145,8 +145,7 @@ class _Strings(Exact):
         if not isinstance(value, list) or not self.items[0] <= len(value) <= self.items[1]:
             return False
         return all(
-            isinstance(each, str) and storable(each) and self.length[0] <= len(each) <= self.length[1]
-            for each in value
+            isinstance(each, str) and storable(each) and self.length[0] <= len(each) <= self.length[1] for each in value
         )
 
 

@@ -38,9 +38,7 @@ class TaskChange(Schema):
 
     function = colander.SchemaNode(Text(), missing=colander.drop)
     arguments = colander.SchemaNode(Json(dict), missing=colander.drop)
-    after = colander.SchemaNode(
-        OrNullList(TASKS), colander.SchemaNode(Text(), name="task"), missing=colander.drop
-    )
+    after = colander.SchemaNode(OrNullList(TASKS), colander.SchemaNode(Text(), name="task"), missing=colander.drop)
     position = colander.SchemaNode(Whole(), missing=colander.drop)
     timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=positive)
 

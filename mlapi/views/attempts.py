@@ -78,8 +78,7 @@ def end(report: Report, request: Any) -> dict[str, Any]:
     told = rules.Report(
         Status(body["status"]), body["reason"], body["metrics"], [Output(**each) for each in body["outputs"]]
     )
-    rules.report(request.db, above(report).fence, told)
-    return {"status": told.status}
+    return {"status": rules.report(request.db, above(report).fence, told)}
 
 
 def above(node: Any) -> AttemptItem:

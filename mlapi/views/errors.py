@@ -12,6 +12,7 @@ from pyramid.response import Response
 from pyramid.security import forget
 
 from mlapi.models import errors as domain
+from mlapi.storage.local import FULL
 from mlapi.uploads import BadUpload
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,12 @@ def problem(status: int, detail: str | None = None, **more: Any) -> Response:
     return response
 
 
-def of_http(error: http.HTTPException, _request: Any) -> Response:
+def of_http(error: http.HTTPException, request: Any) -> Response:
     """The problem of an HTTP error, with the headers that it brings."""
-    response = problem(error.code, error.detail or error.explanation or None)
+    plain = f"{request.method} is not for this place." if error.code == 405 else error.explanation
+    response = problem(error.code, error.detail or plain)
     response.headers.extend(
-        (name, value)
-        for name, value in error.headers.items()
-        if name not in ("Content-Type", "Content-Length")
+        (name, value) for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")
     )
     return response
 
@@ -77,6 +77,8 @@ def forbidden(_error: http.HTTPForbidden, request: Any) -> Response:
 
 def of_exception(error: Exception, _request: Any) -> Response:
     """The problem of an exception from below the views, by the table."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        error = domain.StorageFull("There is no room left to keep what was sent.")
     status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 500)
     match error:
         case domain.Invalid():

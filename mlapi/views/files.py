@@ -1,21 +1,22 @@
 """Files: list, upload, show, download, change tags, delete."""
 
+from functools import partial
 from typing import Any
 
 import colander
-from pyramid.httpexceptions import HTTPUnsupportedMediaType
+from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi.downloads import download
 from mlapi.models import File
-from mlapi.models.errors import Invalid
-from mlapi.resources.base import references
+from mlapi.models.errors import Conflict, Held, Invalid, all_of
+from mlapi.resources.base import match, references
 from mlapi.resources.files import AllFiles, FileContent, FileItem, Files
 from mlapi.schemas.files import FileChange, NewFile
 from mlapi.schemas.pages import AllFilesPage, FilesPage
 from mlapi.security import Permission
 from mlapi.service import Expects, Service, field_errors, strict_json
 from mlapi.storage import Blob
-from mlapi.uploads import plain_name, read_chunks, receive
+from mlapi.uploads import read_chunks, receive
 from mlapi.views import answers
 
 files, file, content, all_files = Service(Files), Service(FileItem), Service(FileContent), Service(AllFiles)
@@ -39,10 +40,7 @@ def create(files: Files, request: Any) -> dict[str, Any]:
         file_fields={"file", "blob"},
         text_fields={"tags", "parent"},
     )
-    said: dict[str, Any] = {"tags": tags_of(form.fields)}
-    if "parent" in form.fields:
-        said["parent_id"] = parent_at(form.fields["parent"], files, request)
-    return keep(files, request, form.filename, form.blob, **said)
+    return keep(files, request, form.filename, form.blob, **said_of(form.fields, files, request))
 
 
 @files.put(permission=Permission.WRITE, schema=Expects(query=NewFile()))
@@ -64,7 +62,10 @@ def update(file: FileItem, request: Any) -> FileItem:
 @file.delete(permission=Permission.WRITE)
 def delete(file: FileItem, request: Any) -> dict[str, Any]:
     """Delete a file that no run used and no job made."""
-    File.delete(request.db, file.id)
+    try:
+        File.delete(request.db, file.id)
+    except Held as held:
+        raise Conflict(str(held), held_by=file.links_to(held.holders)) from None
     return answers.deleted(files=1)
 
 
@@ -77,25 +78,33 @@ def show_content(content: FileContent, request: Any) -> Any:
 
 def keep(files: Files, request: Any, name: str, blob: Blob, **said: Any) -> dict[str, Any]:
     """Make a file of a blob that is stored."""
-    try:
-        file = File(owner_id=files.owner, name=plain_name(name), sha256=blob.sha256, size=blob.size, **said)
-    except ValueError as error:
-        raise Invalid.field("name", str(error)) from None
+    file = File(owner_id=files.owner, name=name, sha256=blob.sha256, size=blob.size, **said)
     request.db.add(file)
     request.db.flush()
     return answers.created(files[str(file.id)], request)
 
 
-def tags_of(fields: dict[str, str]) -> Any:
-    """The tags that a form's field holds as JSON."""
+def said_of(fields: dict[str, str], files: Files, request: Any) -> dict[str, Any]:
+    """The tags and the parent that a form says; raises `Invalid` with all that is wrong with them."""
+    readers = {"tags": ("tags", tags_in), "parent": ("parent_id", parent_at)}
+    given = {column: (fields[name], read) for name, (column, read) in readers.items() if name in fields}
+    return all_of({column: partial(read, text, files, request) for column, (text, read) in given.items()})
+
+
+def tags_in(text: str, _files: Files, _request: Any) -> Any:
+    """The tags that a text holds as JSON."""
     try:
-        return FileChange().deserialize({"tags": strict_json(fields.get("tags", "{}"))})["tags"]
+        return FileChange().deserialize({"tags": strict_json(text)})["tags"]
+    except HTTPBadRequest:
+        raise Invalid.field("tags", "Must be JSON.") from None
     except colander.Invalid as invalid:
         raise Invalid(field_errors(invalid, "body")) from None
 
 
 def parent_at(url: str, files: Files, request: Any) -> int:
     """The id of the user's file at a URL."""
+    if match((FileItem,), url) is None:
+        raise Invalid.field("parent", f"Must be a URL like {FileItem.path}.")
     ids = references(FileItem, [url], "parent", **files.keys)
     if not File.owned(request.db, files.owner, ids):
         raise Invalid.field("parent", "There is no such file.")

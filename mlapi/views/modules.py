@@ -1,12 +1,13 @@
 """Modules: list, register, show, remove; their versions and functions."""
 
+from functools import partial
 from typing import Any
 
 from pyramid.httpexceptions import HTTPUnsupportedMediaType
 
 from mlapi.models import Module
 from mlapi.models.modules import register, remove
-from mlapi.registration import Spool, keep_archive
+from mlapi.registration import Intake, spool
 from mlapi.resources.modules import (
     FunctionItem,
     Functions,
@@ -40,23 +41,26 @@ version_function.get(permission=Permission.READ)(answers.show)
 
 @modules.post(permission=Permission.REGISTER)
 def create(modules: Modules, request: Any) -> dict[str, Any]:
-    """Register a module from an archive, as a form of `name` and `archive`; the same content is the same version."""
+    """Register a module from a form of `name` and `archive`; the same content is the same version."""
     if request.content_type != "multipart/form-data":
         raise HTTPUnsupportedMediaType("A module comes as multipart/form-data.")
     request.pause_transaction()
-    with Spool(request.registry.mlapi.module_limit) as spool:
+    settings = request.registry.mlapi
+    intake = Intake(request.registry.store, settings.scratch_dir)
+    with intake.temporary_file() as archive:
         form = receive(
             request.body_file_raw,
             request.headers["Content-Type"],
             request.content_length,
-            spool.put,
+            partial(spool, archive, settings.module_limit),
             file_fields={"archive"},
             text_fields={"name"},
         )
-        content = keep_archive(request.registry.store, spool.file)
-    name = form.fields.get("name", "")
-    _, new = register(request.db, name, content.manifest, content.blob.sha256, content.blob.size)
-    return answers.created(modules[name], request, new)
+        content = intake.keep_archive(archive)
+    name, blob = form.fields.get("name", ""), content.blob
+    _, new = register(request.db, name, content.manifest, blob.sha256, blob.size)
+    version = VersionItem.link(request, module=name, version=blob.sha256)
+    return answers.created(modules[name], request, new) | {"registered": version}
 
 
 @module.delete(permission=Permission.REGISTER)

@@ -1,8 +1,10 @@
 """Tasks: list, create, show, change, delete."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mlapi.models.errors import Invalid
+from mlapi.models.errors import Invalid, all_of
 from mlapi.models.modules import Offered, find_function
 from mlapi.models.pipelines import change_task, delete_task, insert_task
 from mlapi.resources.base import match, references
@@ -43,17 +45,19 @@ def delete(task: TaskItem, request: Any) -> dict[str, Any]:
 
 def resolved(tasks: Any, request: Any) -> dict[str, Any]:
     """The body with its URLs turned into what they name."""
-    body = dict(request.validated["body"])
-    if "function" in body:
-        body["function"] = function_at(body["function"], request)
-    if body.get("after"):
-        body["after"] = references(TaskItem, body["after"], "after", **tasks.keys)
-    if (body.get("timeout") or 0) > request.registry.mlapi.job_timeout_limit:
-        raise Invalid.field("timeout", f"Must be at most {request.registry.mlapi.job_timeout_limit} seconds.")
-    return body
+    body: dict[str, Any] = request.validated["body"]
+    readers: dict[str, Callable[..., Any]] = {
+        "function": function_at,
+        "after": earlier_in,
+        "timeout": seconds_in,
+    }
+    given = {
+        name: partial(read, body[name], tasks, request) for name, read in readers.items() if body.get(name) is not None
+    }
+    return body | all_of(given)
 
 
-def function_at(url: str, request: Any) -> Offered:
+def function_at(url: str, _tasks: Any, request: Any) -> Offered:
     """The function at a URL, of the version that it names or else of the newest."""
     keys = match((FunctionItem, VersionFunction), url)
     if keys is None:
@@ -62,3 +66,16 @@ def function_at(url: str, request: Any) -> Offered:
     if function is None:
         raise Invalid.field("function", "There is no such function.")
     return function
+
+
+def earlier_in(urls: list[str], tasks: Any, _request: Any) -> list[int]:
+    """The ids of the tasks at these URLs."""
+    return references(TaskItem, urls, "after", **tasks.keys)
+
+
+def seconds_in(timeout: float, _tasks: Any, request: Any) -> float:
+    """A time limit that the settings allow."""
+    most = request.registry.mlapi.job_timeout_limit
+    if timeout > most:
+        raise Invalid.field("timeout", f"Must be at most {most:g} seconds.")
+    return timeout

@@ -88,9 +88,7 @@ def load_model(path: Path, digits: Digits) -> Trained:
     """Read a model that was trained on `digits`, or say what is wrong with it."""
     arrays = _load(path, ARRAYS["model"])
     weights, bias, test = arrays["weights"], arrays["bias"], arrays["test_indices"]
-    _check(
-        path, weights.shape == (PIXELS, CLASSES) and bias.shape == (CLASSES,), "the layer must be 64 by 10"
-    )
+    _check(path, weights.shape == (PIXELS, CLASSES) and bias.shape == (CLASSES,), "the layer must be 64 by 10")
     for each in (weights, bias):
         _check(
             path,
@@ -100,9 +98,7 @@ def load_model(path: Path, digits: Digits) -> Trained:
     _check(path, str(arrays["digest"]) == digits.digest, "the model was trained on another dataset")
     _check(path, test.ndim == 1 and test.dtype == np.int64, "test_indices must be a row of integers")
     known = bool(np.isin(test, np.arange(len(digits.labels))).all())
-    _check(
-        path, known and 0 < len(np.unique(test)) < len(digits.labels), "test_indices must be a proper part"
-    )
+    _check(path, known and 0 < len(np.unique(test)) < len(digits.labels), "test_indices must be a proper part")
     return Trained(Softmax(weights, bias), test, digits.digest)
 
 

@@ -31,9 +31,7 @@ def train(
     shuffled = np.random.default_rng(seed).permutation(len(digits.labels))
     tested = round(test_fraction * len(shuffled))
     if not 0 < tested < len(shuffled):
-        raise JobError(
-            f"A test_fraction of {test_fraction} leaves nothing to train on, or nothing to test on."
-        )
+        raise JobError(f"A test_fraction of {test_fraction} leaves nothing to train on, or nothing to test on.")
     test_indices = np.sort(shuffled[:tested])
     images, labels = digits.without(test_indices)
     print(f"Training on {len(labels)} of the {len(digits.labels)} digits in {dataset}.")

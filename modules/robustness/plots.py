@@ -18,16 +18,12 @@ def accuracy(path: Path, curve: list[dict[str, Any]], title: str) -> None:
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.plot([point["epsilon"] for point in curve], [point["accuracy"] for point in curve], marker="o")
-    axes.set(
-        xlabel="epsilon", ylabel="accuracy", ylim=(-0.02, 1.02), title=f"Accuracy under attack ({title})"
-    )
+    axes.set(xlabel="epsilon", ylabel="accuracy", ylim=(-0.02, 1.02), title=f"Accuracy under attack ({title})")
     axes.grid(visible=True, alpha=0.3)
     _save(figure, path)
 
 
-def examples(
-    path: Path, model: Softmax, images: Floats, adversarial: Floats, labels: Ints, count: int
-) -> None:
+def examples(path: Path, model: Softmax, images: Floats, adversarial: Floats, labels: Ints, count: int) -> None:
     """Draw digits before and after the attack, over what the model takes them for; fooled ones first."""
     before, after = model.predict(images), model.predict(adversarial)
     fooled = (before == labels) & (after != labels)

@@ -36,4 +36,4 @@ def service(shared_service: Service) -> Iterator[Service]:
     if not shared_service.schedulers:
         shared_service.schedule()
     yield shared_service
-    shared_service.check()
+    assert shared_service.violations() == []

@@ -13,12 +13,14 @@ from mlapi.models import Base
 from mlapi.resources.files import FileItem
 from mlapi.security import Permission, Use
 from mlapi.service import Service
-from tests.support import API, Client, World, is_problem, services
+from tests.support import API, HOST, Client, World, is_problem, services
 
 READ, WRITE, REGISTER, REPORT = Permission
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "TRACE", "FOO", "DELETE")
 CALLERS = ("nobody", "owner", "another", "admin", "runner", "another's runner")
 USERS = ("owner", "another", "admin")
+OPEN = {API, f"{API}/auth/token", f"{API}/auth/token/refresh"}
+"""Where anybody may come."""
 LISTS = ("files", "pipelines", "runs", "jobs")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD:Warning")
@@ -38,7 +40,7 @@ def granted(caller, path):
 
 def expected(caller, path, permission):
     """The status that refuses a method which asks for that permission, or None where the view may answer."""
-    if path.startswith(f"{API}/auth/"):
+    if path in OPEN:
         return None if permission else 405
     if caller == "nobody":
         return 401
@@ -51,10 +53,7 @@ def expected(caller, path, permission):
 def rows(wsgi):
     """Everything that the database holds."""
     with wsgi.registry.database.reading() as db:
-        return {
-            table.name: sorted(map(repr, db.execute(sa.select(table))))
-            for table in Base.metadata.tables.values()
-        }
+        return {table.name: sorted(map(repr, db.execute(sa.select(table)))) for table in Base.metadata.tables.values()}
 
 
 @pytest.fixture
@@ -103,14 +102,14 @@ def test_the_walk_covers_the_service(wsgi):
     assert {method for method, _, _ in found} == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 
 
-def test_only_obtaining_tokens_needs_no_permission(wsgi):
+def test_only_the_entrances_need_no_permission(wsgi):
     without = {
         service.path
         for service in wsgi.registry.cornice_services.values()
         for _, _, args in service.definitions
         if args["permission"] not in list(Permission)
     }
-    assert without == {f"{API}/auth/token", f"{API}/auth/token/refresh"}
+    assert without == OPEN
 
 
 def test_a_view_that_names_no_permission_does_not_start():
@@ -125,7 +124,7 @@ def test_a_view_from_elsewhere_without_permission_is_nobodys(ini, root, nobody, 
     config.add_view(lambda request: "secret", route_name="forgotten", renderer="string")
     config.commit()
     try:
-        forgotten = TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"})
+        forgotten = TestApp(app, extra_environ={"HTTP_HOST": HOST})
         assert forgotten.get("/forgotten", status=401)
         assert forgotten.get("/forgotten", headers=root.headers, status=403)
     finally:
@@ -173,6 +172,19 @@ def test_what_is_another_users_is_not_found_under_ones_own_name(name, ada, bob, 
 def test_nobody_cannot_tell_a_module_that_is_there_from_one_that_is_not(nobody, helloworld):
     there, not_there = nobody("GET", "modules/helloworld"), nobody("GET", "modules/nothing")
     assert (there.status_int, there.body) == (401, not_there.body)
+
+
+def test_no_body_sets_a_column_that_is_not_its_own(ada, helloworld, wsgi):
+    world, columns = World(ada, helloworld, wsgi), {"is_admin", "approved"}
+    columns |= {column.name for table in Base.metadata.tables.values() for column in table.columns}
+    before = rows(wsgi)
+    for method, path, schema in services(wsgi, *METHODS):
+        if schema is not None and schema.body is not None and path not in OPEN and path != f"{API}/users":
+            others = columns - {field.name for field in schema.body.children}
+            problem = is_problem(world.ask(method, path, json=dict.fromkeys(others, 1)), 422)
+            named = {error["name"] for error in problem["errors"] if error["description"] == "Unknown field."}
+            assert named == others, (method, path)
+    assert rows(wsgi) == before
 
 
 class TestForeignIdsInBodies:

@@ -1,4 +1,4 @@
-"""Processes are killed, stopped and started again in the middle of their work: nothing is lost, nothing twice."""
+"""Processes are killed, stopped and started again in the middle of their work: nothing is lost or doubled."""
 
 import hashlib
 import json
@@ -8,13 +8,13 @@ import socket
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.processes import LEASE, Http, Process, Service, family, memory, process, wait_for
+from tests.processes import HASTY, Process, Service, family, memory, process, wait_for
 from tests.support import API, multipart
 
 pytestmark = [
@@ -82,9 +82,8 @@ def test_a_job_outlives_its_scheduler(service: Service, note: Path) -> None:
     assert service.text(job["log"]) == "begins\nends\n"
 
 
-def test_a_job_whose_scheduler_and_runner_died_runs_again_after_the_lease(
-    service: Service, note: Path
-) -> None:
+def test_a_job_whose_scheduler_and_runner_died_runs_again_after_the_lease(service: Service, note: Path) -> None:
+    service.serve(MLAPI_JOB_LEASE=HASTY)
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
     runner = function.parent
@@ -110,6 +109,7 @@ def test_a_job_whose_runner_died_is_queued_again_at_once(service: Service, note:
 
 
 def test_a_runner_that_slept_through_its_lease_changes_nothing(service: Service, note: Path) -> None:
+    service.serve(MLAPI_JOB_LEASE=HASTY)
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
     runner = function.parent
@@ -292,14 +292,11 @@ def test_a_large_file_goes_through_the_server_without_being_held_in_memory(servi
 
 
 @pytest.fixture
-def developer(tmp_path: Path) -> Any:
+def developer(service: Service) -> Service:
     """A service whose server has a scheduler of its own, as in development.ini."""
-    service = Service(tmp_path, f"sqlite:///{tmp_path}/test.db", scheduler="true")
-    try:
-        service.prepare()
-        yield service
-    finally:
-        service.close()
+    service.end_schedulers()
+    service.serve(MLAPI_SCHEDULER="true")
+    return service
 
 
 def own_scheduler(service: Service, other_than: Process | None = None) -> Process:
@@ -308,11 +305,7 @@ def own_scheduler(service: Service, other_than: Process | None = None) -> Proces
     server = service.server
     return wait_for(
         lambda: next(
-            (
-                each
-                for each in service.family(server)
-                if "cli.scheduler" in each.command and each != other_than
-            ),
+            (each for each in service.family(server) if "cli.scheduler" in each.command and each != other_than),
             None,
         ),
         "the server's scheduler",
@@ -325,15 +318,10 @@ def test_the_servers_own_scheduler_is_started_again_when_it_dies(developer: Serv
     assert own_scheduler(developer, first).lives
     (job,) = developer.over(developer.start(task("wait", note)))
     assert job["status"] == "FINISHED"
-    developer.check()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0)]
-)
-def test_the_servers_own_scheduler_ends_with_it(
-    developer: Service, note: Path, number: Any, status: int
-) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
+def test_the_servers_own_scheduler_ends_with_it(developer: Service, note: Path, number: Any, status: int) -> None:
     scheduler = own_scheduler(developer)
     (job,) = developer.over(developer.start(task("wait", note)))
     assert job["status"] == "FINISHED"

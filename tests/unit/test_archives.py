@@ -51,9 +51,7 @@ def make_tar(*members, tar_format=tarfile.PAX_FORMAT, **options):
 def raw_tar(name=b"a", kind=b"0", content=b"", size=b"", magic=b"ustar\x0000"):
     """One member of a tar with a right checksum, written by hand; the end is not."""
     size = size or b"%011o\0" % len(content)
-    block = struct.pack(
-        "100s8s8s8s12s12s8sc100s8s247x", name, b"644", b"", b"", size, b"", b" " * 8, kind, b"", magic
-    )
+    block = struct.pack("100s8s8s8s12s12s8sc100s8s247x", name, b"644", b"", b"", size, b"", b" " * 8, kind, b"", magic)
     block = block[:148] + b"%06o\0 " % sum(block) + block[156:]
     return block + content + bytes(-len(content) % 512)
 
@@ -63,9 +61,7 @@ def pax(**records):
     text = b""
     for key, value in records.items():
         record = b" %b=%b\n" % (key.replace("__", ".").encode(), value)
-        text += (
-            b"%d%b" % (len(record) + 3, record) if len(record) > 96 else b"%02d%b" % (len(record) + 2, record)
-        )
+        text += b"%d%b" % (len(record) + 3, record) if len(record) > 96 else b"%02d%b" % (len(record) + 2, record)
     return raw_tar(b"pax", b"x", text)
 
 
@@ -125,9 +121,7 @@ def box(tmp_path):
     yield folder
     assert sorted(path.name for path in tmp_path.iterdir()) in (["box", "neighbour"], ["neighbour"])
     assert (tmp_path / "neighbour").read_bytes() == b"untouched"
-    assert all(
-        stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR) for path in folder.rglob("*")
-    )
+    assert all(stat.S_IFMT(path.lstat().st_mode) in (stat.S_IFREG, stat.S_IFDIR) for path in folder.rglob("*"))
 
 
 FILES = {"mlapi.yaml": b"display_name: X\n", "src/a.py": b"1", "src/deep/b.py": b"", "é.txt": "é".encode()}
@@ -151,9 +145,7 @@ READABLE = {
     "of a repository, tar": make_tar(
         *((f"x-1.0/{name}", content) for name, content in FILES.items()), pax_headers={"comment": "a" * 40}
     ),
-    "of a repository, zip": make_zip(
-        ("x-1.0/", b"", 0o40755), *((f"x-1.0/{n}", c) for n, c in FILES.items())
-    ),
+    "of a repository, zip": make_zip(("x-1.0/", b"", 0o40755), *((f"x-1.0/{n}", c) for n, c in FILES.items())),
 }
 
 
@@ -439,11 +431,7 @@ def test_a_size_that_the_header_denies_is_counted_all_the_same(box):
 
 @pytest.mark.parametrize("kind", [b"g", b"x", b"L"])
 def test_extended_headers_cost_little_however_many(kind, box):
-    text = (
-        b"".join(b"10 k%03d=x\n" % (number % 1000) for number in range(6000))
-        if kind != b"L"
-        else b"a" * 60_000
-    )
+    text = b"".join(b"10 k%03d=x\n" % (number % 1000) for number in range(6000)) if kind != b"L" else b"a" * 60_000
     data = gzip.compress(raw_tar(b"pax", kind, text) * 200 + make_tar(MANIFEST), 1)
     started = time.process_time()
     with pytest.raises(BadArchive, match="extended headers"):
@@ -518,9 +506,7 @@ def test_a_packed_folder_shows_nothing_of_the_machine(tmp_path):
         (tmp_path / name).chmod(mode)
     with tarfile.open(fileobj=io.BytesIO(packed(tmp_path))) as archive:
         members = archive.getmembers()
-        assert [archive.extractfile(each).read().decode() for each in members] == [
-            each.name for each in members
-        ]
+        assert [archive.extractfile(each).read().decode() for each in members] == [each.name for each in members]
     assert [(each.name, each.mode) for each in members] == [
         ("a", 0o755),
         ("a.d/x", 0o644),
@@ -604,9 +590,7 @@ def test_limits_that_a_tar_cannot_keep_are_refused():
         Limits(file_size=8 * 2**30)
 
 
-NAMES = st.lists(
-    st.text("abé漢 .-_", min_size=1, max_size=60).filter(lambda n: n.strip(".")), min_size=1, max_size=3
-)
+NAMES = st.lists(st.text("abé漢 .-_", min_size=1, max_size=60).filter(lambda n: n.strip(".")), min_size=1, max_size=3)
 
 
 @settings(max_examples=25, deadline=None)

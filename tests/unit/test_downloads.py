@@ -224,9 +224,7 @@ class TestDisposition:
         fallback = start.removeprefix('attachment; filename="').removesuffix('"')
         assert set('"\\%/').isdisjoint(fallback)
         assert len(fallback) == len(name)
-        assert not set(encoded) - set(
-            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`|~%"
-        )
+        assert not set(encoded) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`|~%")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_carries_any_name_in_two_forms(self, name):

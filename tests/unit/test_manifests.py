@@ -195,9 +195,7 @@ def test_a_function_takes_one_file_or_more_unless_it_says_otherwise(folder, give
 def test_without_a_command_main_py_is_run(folder, command):
     assert read(write(folder, changed("command", command))).command == ("python", "main.py")
     (folder / "main.py").unlink()
-    assert errors_of(folder) == {
-        "command": "There is no main.py, which is run where mlapi.yaml names no command."
-    }
+    assert errors_of(folder) == {"command": "There is no main.py, which is run where mlapi.yaml names no command."}
     (folder / "main.py").symlink_to("mlapi.yaml")
     assert "command" in errors_of(folder)
 
@@ -467,9 +465,7 @@ MANY = {
     "functions that are none": HEAD + f"functions: [{'1,' * 5900}]",
     "200 functions": HEAD + "functions:\n" + "- {options: [{},{},{},{},{},{},{},{},{},{}]}\n" * 190,
     "options": HEAD + "functions:\n- options:\n" + "  - {}\n" * 2900,
-    "200 options": HEAD
-    + "functions:\n- options:\n"
-    + "  - {type: enum, default: 1, a: 1, b: 1, c: 1}\n" * 200,
+    "200 options": HEAD + "functions:\n- options:\n" + "  - {type: enum, default: 1, a: 1, b: 1, c: 1}\n" * 200,
     "keys": "".join(f"k{number}: 1\n" for number in range(2900)),
     "values of an enum": HEAD + f"functions: [{{options: [{{type: enum, enum_values: [{'a,' * 5900}]}}]}}]",
 }

@@ -124,9 +124,7 @@ def test_the_arguments_given_are_left_as_they_are():
 
 def test_every_error_is_named_at_once():
     with pytest.raises(Invalid) as caught:
-        check_arguments(
-            [COUNT, Option("text", "str", required=True)], {"colour": 1, "count": 0}, prefix="tasks.0"
-        )
+        check_arguments([COUNT, Option("text", "str", required=True)], {"colour": 1, "count": 0}, prefix="tasks.0")
     assert caught.value.errors == [
         FieldError("body", "tasks.0.colour", "No such option. The options are count, text."),
         FieldError("body", "tasks.0.count", "Must be at least 1."),
@@ -138,6 +136,4 @@ def test_a_function_without_options_takes_no_arguments():
     assert check_arguments([], {}) == {}
     with pytest.raises(Invalid) as caught:
         check_arguments([], {"x": None})
-    assert caught.value.errors == [
-        FieldError("body", "arguments.x", "No such option. The function has no options.")
-    ]
+    assert caught.value.errors == [FieldError("body", "arguments.x", "No such option. The function has no options.")]

@@ -122,8 +122,7 @@ def test_a_child_that_obeys_has_its_grace(start):
 
 def test_a_child_that_ignores_the_request_is_killed_after_the_grace(start):
     child = start(
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); "
-        "time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     )
     wait_for(child.read)
     child.stop()

@@ -437,9 +437,7 @@ def test_a_closed_stdout_is_no_end(start):
 
 
 def test_a_flood_is_cut_at_the_limit_and_says_so(server, start):
-    runner = start(
-        "for i in range(160): print(chr(97 + i % 26) * 65535)\ntime.sleep(0.5); leave()", log_limit=100_000
-    )
+    runner = start("for i in range(160): print(chr(97 + i % 26) * 65535)\ntime.sleep(0.5); leave()", log_limit=100_000)
     assert runner.report()["status"] == "FINISHED"
     assert len(server.log) <= 100_000
     text, last = server.log.decode().rstrip("\n").rsplit("\n", 1)
@@ -728,9 +726,7 @@ def test_a_failure_of_the_runner_itself_is_reported(server, start):
 
 @pytest.mark.parametrize("line", ["nonsense\n", "[]\n", '{"attempt": "file:///etc/passwd"}\n'])
 def test_what_is_no_ticket_is_refused(line):
-    ran = subprocess.run(
-        [sys.executable, "-m", "mlapi.execution.runner"], input=line, capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, "-m", "mlapi.execution.runner"], input=line, capture_output=True, text=True)
     assert ran.returncode == 2
     assert "one line of JSON" in ran.stderr
 

@@ -230,9 +230,7 @@ def test_attack_stays_within_epsilon_and_its_accuracies_are_those_of_its_files(c
 
 @pytest.mark.parametrize("method", ["fgsm", "pgd"])
 def test_an_l2_attack_is_bounded_by_length_and_still_fools(chain, tmp_path, method):
-    done = run(
-        ROBUSTNESS, tmp_path, "attack", chain.train.outputs(), method=method, norm="l2", epsilon=0.8, seed=3
-    )
+    done = run(ROBUSTNESS, tmp_path, "attack", chain.train.outputs(), method=method, norm="l2", epsilon=0.8, seed=3)
     made = arrays(done.path("adversarial.npz"))
     lengths = np.linalg.norm((made["adversarial"] - made["originals"]).reshape(-1, 64), axis=1) / 16.0
     assert lengths.max() <= 0.8 + 1e-12

@@ -37,9 +37,7 @@ def sha(content: bytes) -> str:
 def files(store: LocalStore) -> list[str]:
     """Every file of the store but its lock."""
     return sorted(
-        str(path.relative_to(store.root))
-        for path in store.root.rglob("*")
-        if path.is_file() and path.name != "lock"
+        str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file() and path.name != "lock"
     )
 
 
@@ -83,9 +81,7 @@ def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
 
 
 class TestPut:
-    @pytest.mark.parametrize(
-        "chunks", [[], [b""], [b"a"], [b"ab", b"", b"c"], [bytes(CHUNK), b"x" * (CHUNK + 1)]]
-    )
+    @pytest.mark.parametrize("chunks", [[], [b""], [b"a"], [b"ab", b"", b"c"], [bytes(CHUNK), b"x" * (CHUNK + 1)]])
     def test_keeps_the_bytes_under_their_hash(self, store, chunks):
         content = b"".join(chunks)
         blob = store.put(iter(chunks))

@@ -232,9 +232,7 @@ class TestBroken:
 
         def send_parts(number: int) -> Received:
             body = form(FILE, *[part(f"t{each}") for each in range(number - 1)])
-            return receive(
-                io.BytesIO(body), TYPE, len(body), Kept().put, file_fields={"file"}, text_fields=Names()
-            )
+            return receive(io.BytesIO(body), TYPE, len(body), Kept().put, file_fields={"file"}, text_fields=Names())
 
         assert len(send_parts(PARTS).fields) == PARTS - 1
         with pytest.raises(BadUpload, match="segment count"):
@@ -345,10 +343,7 @@ class TestPlainName:
             ("a\0", "NUL"),
             ("\ud800", "surrogates"),
             *[(f"a{char}b", "control characters") for char in "\x01\n\r\x1b\x1f\x7f\x80\x85\x9f\u2028\u2029"],
-            *[
-                (f"a{char}b", "direction")
-                for char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-            ],
+            *[(f"a{char}b", "direction") for char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"],
         ],
     )
     def test_what_could_do_harm_is_refused(self, name, words):

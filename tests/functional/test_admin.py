@@ -1,0 +1,268 @@
+"""The commands as operators run them, mlapi-admin, mlapi-scheduler, pshell, alembic, and how they exit."""
+
+import os
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from webtest import TestApp
+
+from mlapi.models import Job, Module, User
+from tests.support import PASSWORD, ROOT, Client, admin, command, new_database, write_ini
+
+HELLOWORLD = ROOT / "modules" / "helloworld"
+SHELL = """\
+print("HERE", type(request).__name__, type(root).__name__, root["api"]["v1"]["users"].__name__)
+print("THERE", db.scalar(models.User.__table__.select().with_only_columns(models.User.name)))
+"""
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> str:
+    """A file with a password."""
+    file = tmp_path / "password"
+    file.write_text(f"{PASSWORD}\nThis is the second line.\n")
+    return str(file)
+
+
+@pytest.fixture
+def store(wsgi: Any) -> Any:
+    """The store of the application."""
+    return wsgi.registry.store
+
+
+def refused(done: Any, status: int, *words: str) -> None:
+    """Assert that a command was refused with a status, in these words, and no traceback."""
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    for each in words:
+        assert each in done.stderr
+
+
+def test_a_created_user_can_log_in(ini: Path, app: TestApp, password: str) -> None:
+    done = admin(ini, "createuser", "grace", "--password-file", password)
+    assert done.stdout == "Created user grace.\n"
+    grace = Client(app, "grace")
+    assert grace("GET", "users/grace", status=200).json["role"] == "user"
+
+
+def test_a_user_is_created_in_a_role(ini: Path, app: TestApp, password: str) -> None:
+    admin(ini, "createuser", "grace", "--role", "admin", "--password-file", password)
+    assert Client(app, "grace")("GET", "users/grace").json["role"] == "admin"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "words"),
+    [
+        ("grace", "short", "password: Must have 15 to 256 characters."),
+        ("Not A Slug", PASSWORD, "name: Must be a slug"),
+        ("ada", PASSWORD, "There is a user named ada already."),
+    ],
+)
+def test_a_user_who_breaks_a_rule_is_not_created(
+    ini: Path, ada: Client, db: Any, tmp_path: Path, name: str, said: str, words: str
+) -> None:
+    (tmp_path / "password").write_text(said)
+    done = admin(ini, "createuser", name, "--password-file", str(tmp_path / "password"), check=False)
+    refused(done, 1, words)
+    assert db.scalars(sa.select(User.name)).all() == ["ada"]
+
+
+def test_a_password_file_that_is_not_there_is_named(ini: Path, app: TestApp, tmp_path: Path) -> None:
+    file = str(tmp_path / "absent")
+    refused(admin(ini, "createuser", "grace", "--password-file", file, check=False), 1, file)
+
+
+def test_a_created_token_is_good_for_its_user(ini: Path, app: TestApp, ada: Client) -> None:
+    token = admin(ini, "createtoken", "ada").stdout.strip()
+    Client(app, "ada", token)("GET", "users/ada", status=200)
+    Client(app, "ada", token)("POST", "users/ada/pipelines", {"name": "p"}, status=201)
+
+
+def test_a_created_token_ends_when_it_was_told_to(ini: Path, app: TestApp, ada: Client) -> None:
+    token = admin(ini, "createtoken", "ada", "--days=-1").stdout.strip()
+    Client(app, "ada", token)("GET", "users/ada", status=401)
+
+
+def test_nobody_gets_no_token(ini: Path, app: TestApp) -> None:
+    refused(admin(ini, "createtoken", "nobody", check=False), 1, "There is no user named nobody.")
+
+
+@pytest.mark.parametrize(("name", "status"), [("ada", 0), ("nobody", 1)])
+def test_the_exit_status_says_whether_a_user_exists(ini: Path, ada: Client, name: str, status: int) -> None:
+    done = admin(ini, "checkuserexists", name, check=False)
+    assert (done.returncode, done.stdout) == (status, "")
+
+
+def packed(kind: str, folder: Path) -> Path:
+    """The sample module as a folder, or as an archive of some kind."""
+    files = [path for path in HELLOWORLD.iterdir() if path.is_file()]
+    target = folder / f"helloworld{kind}"
+    if kind == ".tar.gz":
+        with tarfile.open(target, "w:gz") as tar:
+            for path in files:
+                tar.add(path, path.name)
+    elif kind == ".zip":
+        with zipfile.ZipFile(target, "w") as archive:
+            for path in files:
+                archive.write(path, path.name)
+    else:
+        target.mkdir()
+        for path in files:
+            (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_a_module_is_the_same_version_from_a_folder_and_from_any_archive(
+    ini: Path, ada: Client, tmp_path: Path
+) -> None:
+    said = [admin(ini, "createmodule", "hello", str(packed(kind, tmp_path))).stdout for kind in ("", ".tar.gz", ".zip")]
+    version = ada("GET", "modules/hello/versions", status=200).json["items"][0]["version"]
+    again = f"Unchanged: hello, version 1, {version}.\n"
+    assert said == [f"Registered hello, version 1, {version}.\n", again, again]
+
+
+def test_changed_content_is_another_version(ini: Path, ada: Client, tmp_path: Path) -> None:
+    folder = packed("", tmp_path)
+    admin(ini, "createmodule", "hello", str(folder))
+    (folder / "more.txt").write_text("more")
+    assert admin(ini, "createmodule", "hello", str(folder)).stdout.startswith("Registered hello, version 2, ")
+    assert len(ada("GET", "modules/hello/versions").json["items"]) == 2
+
+
+def test_everything_wrong_with_a_manifest_is_said_at_once(ini: Path, db: Any, tmp_path: Path) -> None:
+    folder = packed("", tmp_path)
+    manifest = folder / "mlsploit_module.yaml"
+    text = manifest.read_text().replace("type: str", "type: string").replace("tagline:", "slogan:")
+    manifest.write_text(text)
+    done = admin(ini, "createmodule", "hello", str(folder), check=False)
+    wrong = ("tagline", "slogan", "functions.0.options.0.type", "functions.0.output_tags.0.type")
+    refused(done, 1, *(f"manifest.{name}: " for name in wrong))
+    assert len(done.stderr.splitlines()) >= len(wrong)
+    assert db.scalars(sa.select(Module)).all() == []
+
+
+@pytest.mark.parametrize("name", ["absent", "garbage.zip"])
+def test_a_source_that_is_no_module_is_refused(ini: Path, app: TestApp, tmp_path: Path, name: str) -> None:
+    (tmp_path / "garbage.zip").write_bytes(b"PK\x03\x04 no more")
+    done = admin(ini, "createmodule", "hello", str(tmp_path / name), check=False)
+    refused(done, 1)
+    assert done.stderr
+
+
+def test_an_unused_module_is_removed(ini: Path, ada: Client) -> None:
+    admin(ini, "createmodule", "hello", str(HELLOWORLD))
+    assert admin(ini, "removemodule", "hello").stdout == "Removed hello with 1 version(s).\n"
+    ada("GET", "modules/hello", status=404)
+    refused(admin(ini, "removemodule", "hello", check=False), 1, "There is no module named hello.")
+
+
+def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str) -> None:
+    pipeline = ada("POST", "users/ada/pipelines", {"name": "p"}, status=201).json
+    ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
+    refused(admin(ini, "removemodule", "helloworld", check=False), 1, "functions of helloworld")
+    ada("GET", helloworld, status=200)
+
+
+def test_a_sweep_deletes_what_nothing_names_and_keeps_the_rest(ini: Path, ada: Client, store: Any, db: Any) -> None:
+    file = ada.upload("kept.txt", b"kept", status=201).json
+    unnamed = store.put([b"left over"])
+    assert "Deleted 0 blobs" in admin(ini, "sweep").stdout  # Its grace is not over.
+    done = admin(ini, "sweep", env={**os.environ, "MLAPI_SWEEP_GRACE": "0.001"})
+    assert store.size(unnamed.sha256) is None
+    assert done.stdout.startswith("Deleted ")
+    assert ada("GET", file["content"], status=200).body == b"kept"
+
+
+def test_check_is_content_with_what_the_service_keeps(ini: Path, ada: Client, helloworld: str) -> None:
+    file = ada.upload("a.txt", b"a", status=201).json
+    pipeline = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
+    ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
+    ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
+    done = admin(ini, "check")
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "Everything holds.")
+
+
+def test_check_says_what_is_damaged(ini: Path, ada: Client, helloworld: str, store: Any, db: Any) -> None:
+    file = ada.upload("a.txt", os.urandom(32), status=201).json
+    pipeline = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
+    ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
+    run = ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
+    (job,) = ada("GET", run["jobs"]).json["items"]
+    db.execute(sa.update(Job).values(status="RUNNING", attempt=1))
+    db.commit()
+    store._path(file["sha256"]).write_bytes(b"something else")
+    done = admin(ini, "check", check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"I3 job {job['id']} counts 1 attempts, of which 0 are recorded",
+        f"I4 job {job['id']} runs without a lease, or its lease ran out",
+        f"I7 the content of file {file['id']} is not there, or not what it was",
+    ]
+    assert done.stderr.splitlines()[-1] == "3 violation(s)."
+
+
+def run(program: str, ini: Path) -> Any:
+    """Run a program with an ini file with which it should not even begin."""
+    words = ["-c", str(ini), "check"] if program == "mlapi-admin" else [str(ini)]
+    return subprocess.run([command(program), *words], capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])
+def test_wrong_settings_are_all_named_and_nothing_starts(tmp_path: Path, program: str) -> None:
+    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", slots="many", no_such="1", job_lease="-1")
+    words = ["-c", str(ini), "check"] if program == "mlapi-admin" else [str(ini)]
+    done = subprocess.run([command(program), *words], capture_output=True, text=True, timeout=20, check=False)
+    refused(done, 2, "mlapi.slots: 'many'", "mlapi.no_such: there is no such setting", "mlapi.job_lease: '-1'")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])
+@pytest.mark.parametrize("text", [None, "no section\n", "[server:main]\nuse = egg:mlapi\n"])
+def test_an_ini_file_that_cannot_be_used_is_refused(tmp_path: Path, program: str, text: str | None) -> None:
+    ini = tmp_path / "some.ini"
+    if text is not None:
+        ini.write_text(text)
+    refused(run(program, ini), 2, f"{ini} cannot be used: ")
+
+
+def test_the_shell_has_the_tree_and_the_tables_at_hand(ini: Path, ada: Client) -> None:
+    done = subprocess.run(
+        [command("pshell"), str(ini)], input=SHELL, capture_output=True, text=True, timeout=30, check=True
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert "HERE Request Root users" in said
+    assert "THERE ada" in said
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: Any, tmp_path: Path) -> Path:
+    """An ini file whose database is empty and not migrated."""
+    url = f"sqlite:///{tmp_path}/test.db"
+    if request.param == "postgresql":
+        url = new_database(request.getfixturevalue("postgresql"))
+    return write_ini(tmp_path, url)
+
+
+def test_a_database_that_is_not_migrated_is_no_traceback(fresh: Path, password: str) -> None:
+    done = admin(fresh, "createuser", "grace", "--password-file", password, check=False)
+    refused(done, 1, "The database could not do this: ", "users")
+
+
+def test_migrations_lead_to_the_tables_of_the_code_and_back(fresh: Path) -> None:
+    def alembic(*words: str) -> str:
+        done = subprocess.run([command("alembic"), "-c", fresh, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    alembic("upgrade", "head")
+    assert "No new upgrade operations detected." in alembic("check")
+    alembic("downgrade", "base")
+    assert alembic("current") == ""
+    alembic("upgrade", "head")
+    assert "No new upgrade operations detected." in alembic("check")

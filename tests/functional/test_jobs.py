@@ -1,0 +1,462 @@
+"""Jobs and the runners' contract, over HTTP and without a process: claim, heartbeat, log, outputs, report."""
+
+import hashlib
+
+import pytest
+import sqlalchemy as sa
+
+from mlapi.check import of_tables
+from mlapi.models import Attempt, Job, jobs
+from tests.support import HOST, claimed, is_problem, picky, pipeline_of
+
+
+@pytest.fixture
+def files(ada):
+    return [ada.upload(f"{name}.txt", name.encode(), status=201).json["url"] for name in "ab"]
+
+
+@pytest.fixture
+def run(ada, files, helloworld):
+    """A run of two tasks, one after the other, over two files."""
+    ada("PATCH", files[0], {"tags": {"mine": 1}}, status=200)
+    pipeline, _ = pipeline_of(ada, {"function": helloworld, "timeout": 7}, {"function": helloworld})
+    return ada("POST", pipeline["runs"], {"files": files}, status=201).json
+
+
+@pytest.fixture
+def both(ada, run):
+    """Both jobs of the run, as they are now."""
+    return lambda: [ada("GET", job["url"], status=200).json for job in ada("GET", run["jobs"]).json["items"]]
+
+
+@pytest.fixture
+def runner(app, wsgi, run):
+    """The runner of the run's first job."""
+    return claimed(app, wsgi)[0]
+
+
+@pytest.fixture(autouse=True)
+def invariants_hold(wsgi, app):
+    """What `mlapi-admin check` looks at is right at the end of every test."""
+    yield
+    with wsgi.registry.database.reading() as db:
+        assert list(of_tables(db)) == []
+
+
+@pytest.fixture
+def lose(wsgi):
+    """Lose the worker of a runner's attempt, as the scheduler notices it."""
+
+    def lost(runner, most=3):
+        with wsgi.registry.database.writing.begin() as db:
+            return jobs.lose(db, db.get_one(Attempt, runner.claim.attempt_id), most, "Not heard of.")
+
+    return lost
+
+
+def tell(runner, what, **more):
+    """What a runner says while it holds its job: each of these is fenced by the attempt."""
+    if what == "heartbeat":
+        return runner("POST", f"{runner.url}/heartbeat", {})
+    if what == "log":
+        return runner("PUT", f"{runner.url}/log?offset=0", body=b"late")
+    if what == "outputs":
+        return runner("POST", f"{runner.url}/outputs", body=b"late")
+    return runner.report(**more)
+
+
+FENCED = ("heartbeat", "log", "outputs", "report")
+
+
+class TestAttempt:
+    """A runner is told all that it needs."""
+
+    def test_says_what_to_run(self, runner, ada, both, wsgi):
+        shown = runner("GET", runner.url, status=200).json
+        settings = wsgi.registry.mlapi
+        version = ada("GET", "modules/helloworld").json["version"]
+        assert shown["module"].pop("size") > 0
+        assert [each.pop("sha256") for each in shown["inputs"]] == [
+            hashlib.sha256(each).hexdigest() for each in (b"a", b"b")
+        ]
+        url = f"http://{HOST}{runner.url}"
+        assert shown == {
+            "url": url,
+            "job": both()[0]["url"],
+            "number": 1,
+            "status": "RUNNING",
+            "worker": "tests",
+            "function": "say_hello",
+            "arguments": {"greeting": "Hello", "excited": False},
+            "command": ["python", "main.py"],
+            "timeout": 7,
+            "heartbeat": settings.job_heartbeat,
+            "lease": settings.job_lease,
+            "log_limit": settings.log_limit,
+            "module": {
+                "name": "helloworld",
+                "version": version.rpartition("/")[2],
+                "archive": f"{url}/module",
+            },
+            "inputs": [
+                {"number": 1, "name": "a.txt", "tags": {"mine": 1}, "size": 1, "content": f"{url}/inputs/1"},
+                {"number": 2, "name": "b.txt", "tags": {}, "size": 1, "content": f"{url}/inputs/2"},
+            ],
+        }
+
+    def test_has_the_service_s_time_limit_where_the_task_has_none(self, runner, app, wsgi):
+        runner.finish("x.txt")
+        [second] = claimed(app, wsgi)
+        assert second("GET", second.url).json["timeout"] == wsgi.registry.mlapi.job_timeout
+
+    def test_gives_its_inputs_and_its_module(self, runner):
+        shown = runner("GET", runner.url).json
+        assert [runner("GET", each["content"], status=200).body for each in shown["inputs"]] == [b"a", b"b"]
+        archive = runner("GET", shown["module"]["archive"], status=200).body
+        assert hashlib.sha256(archive).hexdigest() == shown["module"]["version"]
+        for number in (0, 3, "01", "x"):
+            is_problem(runner("GET", f"{runner.url}/inputs/{number}"), 404)
+
+    def test_shows_at_the_job(self, runner, both):
+        first, second = both()
+        assert (first["status"], first["attempt"], first["reason"]) == ("RUNNING", 1, None)
+        assert first["started"] >= first["queued"] >= first["created"]
+        assert (second["status"], second["attempt"], second["started"]) == ("PENDING", 0, None)
+
+
+class TestHeartbeat:
+    """A sign of life renews the lease and tells of a wish to stop."""
+
+    def test_renews_the_lease(self, runner, wsgi):
+        def lease():
+            with wsgi.registry.database.reading() as db:
+                return db.scalar(sa.select(Job.lease_until).where(Job.id == runner.claim.job_id))
+
+        before = lease()
+        assert tell(runner, "heartbeat").json == {"cancel": False}
+        assert lease() > before
+
+    def test_tells_of_a_wish_to_stop(self, runner, ada, both):
+        shown = ada("POST", f"{both()[0]['url']}/cancel", status=200).json
+        assert (shown["status"], shown["cancel_requested"]) == ("RUNNING", True)
+        assert [tell(runner, "heartbeat").json for _ in range(2)] == [{"cancel": True}] * 2
+
+    def test_says_nothing_else(self, runner):
+        is_problem(runner("POST", f"{runner.url}/heartbeat", {"status": "FINISHED"}), 422, "status")
+
+
+class TestLog:
+    """The log grows at its end."""
+
+    @pytest.fixture
+    def put(self, runner):
+        return lambda offset, text: runner("PUT", f"{runner.url}/log?offset={offset}", body=text)
+
+    def test_is_read_as_it_was_sent(self, put, ada, both):
+        text = "grüße\n".encode() + b"\xff\x00\r\n"
+        assert put(0, text[:3]).json == {"offset": 3}
+        assert put(3, text[3:]).json == {"offset": len(text)}
+        for offset in range(len(text) + 2):
+            read = ada("GET", f"{both()[0]['log']}?offset={offset}", status=200)
+            assert read.body == text[offset:]
+            assert read.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert ada("GET", both()[0]["log"]).body == text
+
+    def test_is_empty_before_the_job_runs(self, ada, both):
+        assert ada("GET", both()[1]["log"], status=200).body == b""
+
+    @pytest.mark.parametrize("offset", [0, 2, 4])
+    def test_is_continued_only_at_its_end(self, offset, put, ada, both):
+        put(0, b"abc")
+        assert is_problem(put(offset, b"x"), 409)["offset"] == 3
+        assert ada("GET", both()[0]["log"]).body == b"abc"
+
+    def test_may_be_sent_nothing(self, put):
+        assert put(0, b"").json == put(0, b"").json == {"offset": 0}
+
+    def test_has_a_limit(self, put, ada, both, wsgi):
+        limit, piece = wsgi.registry.mlapi.log_limit, wsgi.registry.mlapi.body_limit
+        for offset in range(0, limit, piece):
+            assert put(offset, b"x" * piece).json == {"offset": offset + piece}
+        for beyond in (limit, 2**63 - 1):
+            assert is_problem(put(beyond, b"x"), 409)["limit"] == limit
+        is_problem(put(0, b"x" * (piece + 1)), 413)
+        assert len(ada("GET", both()[0]["log"]).body) == limit
+
+    @pytest.mark.parametrize("query", ["", "?offset=", "?offset=-1", "?offset=x", "?offset=9223372036854775808"])
+    def test_needs_an_offset(self, query, runner):
+        is_problem(runner("PUT", f"{runner.url}/log{query}", body=b"x"), 422, "offset")
+
+    def test_is_that_of_the_present_attempt(self, put, lose, runner, ada, both, app, wsgi):
+        put(0, b"first")
+        lose(runner)
+        assert ada("GET", both()[0]["log"]).body == b"first"
+        [second] = claimed(app, wsgi)
+        assert ada("GET", both()[0]["log"]).body == b""
+        second("PUT", f"{second.url}/log?offset=0", body=b"second", status=200)
+        assert ada("GET", both()[0]["log"]).body == b"second"
+
+
+class TestReport:
+    """How an attempt ended is said once, and everything follows from it."""
+
+    def test_finished_makes_files_with_their_lineage(self, runner, ada, both, files):
+        outputs = [
+            {"name": "new.txt", "sha256": runner.put(b"new"), "tags": {"l": "en"}, "origin": "created"},
+            {
+                "name": "a.txt",
+                "sha256": runner.put(b"a"),
+                "tags": {"x": 1},
+                "origin": "unchanged",
+                "input": 1,
+            },
+            {"name": "b.txt", "sha256": runner.put(b"B!"), "tags": {}, "origin": "modified", "input": 2},
+        ]
+        metrics = {"accuracy": 0.5, "nested": {"list": [1, None, True, "x"]}}
+        answer = runner.report(metrics=metrics, outputs=outputs)
+        assert (answer.status_int, answer.json) == (200, {"status": "FINISHED"})
+        job, _ = both()
+        assert (job["status"], job["reason"], job["metrics"]) == ("FINISHED", None, metrics)
+        assert job["ended"] >= job["started"]
+        made = [ada("GET", url, status=200).json for url in job["outputs"]]
+        assert [file["name"] for file in made] == ["new.txt", "a.txt", "b.txt"]
+        assert [file["parent"] for file in made] == [None, *files]
+        assert [file["tags"] for file in made] == [{"l": "en"}, {"mine": 1, "x": 1}, {}]
+        assert [file["sha256"] for file in made] == [output["sha256"] for output in outputs]
+        assert [file["size"] for file in made] == [3, 1, 2]
+        assert {(file["kind"], file["job"]) for file in made} == {("OUTPUT", job["url"])}
+        assert [ada("GET", file["content"]).body for file in made] == [b"new", b"a", b"B!"]
+        assert ada("GET", f"files?job={job['id']}").json["items"] == made[::-1]
+
+    def test_finished_releases_what_comes_after(self, runner, both, app, wsgi):
+        assert claimed(app, wsgi) == []
+        runner.finish("x.txt", "y.txt")
+        first, second = both()
+        assert (second["status"], second["inputs"]) == ("QUEUED", first["outputs"])
+        [child] = claimed(app, wsgi)
+        shown = child("GET", child.url).json
+        assert [each["name"] for each in shown["inputs"]] == ["x.txt", "y.txt"]
+        assert [child("GET", each["content"]).body for each in shown["inputs"]] == [b"x.txt", b"y.txt"]
+
+    def test_finished_without_outputs_releases_as_well(self, runner, both):
+        runner.finish()
+        assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
+
+    @pytest.mark.parametrize("ending", ["FAILED", "CANCELLED"])
+    def test_another_end_cancels_what_comes_after_and_says_why(self, ending, runner, ada, both):
+        assert runner.report(ending, reason="Killed by signal 9.", metrics={"a": 1}).status_int == 200
+        first, second = both()
+        assert (first["status"], first["reason"]) == (ending, "Killed by signal 9.")
+        assert (first["metrics"], first["outputs"]) == ({}, [])
+        assert second["status"] == "CANCELLED"
+        assert f"job {first['id']} (say_hello)" in second["reason"]
+        assert ending in second["reason"]
+        assert second["ended"] is not None
+        assert ada("GET", "files?kind=OUTPUT").json["items"] == []
+
+    def test_a_promise_that_was_not_kept_is_a_failure(self, root, ada, files, app, wsgi):
+        pipeline, _ = pipeline_of(ada, {"function": picky(root)})
+        run = ada("POST", pipeline["runs"], {"files": files}, status=201).json
+        [runner] = claimed(app, wsgi)
+        output = {"name": "x.txt", "sha256": runner.put(b""), "tags": {}, "origin": "created"}
+        assert runner.report(outputs=[output]).json == {"status": "FAILED"}
+        [job] = ada("GET", run["jobs"]).json["items"]
+        assert "'model.*'" in job["reason"]
+        assert ada("GET", "files?kind=OUTPUT").json["items"] == []
+
+    def test_a_promise_that_was_kept_is_fine(self, root, ada, files, app, wsgi):
+        pipeline, _ = pipeline_of(ada, {"function": picky(root)})
+        run = ada("POST", pipeline["runs"], {"files": files}, status=201).json
+        claimed(app, wsgi)[0].finish("model.npz")
+        assert ada("GET", run["url"]).json["status"] == "FINISHED"
+
+    def test_names_outputs_that_were_uploaded_and_inputs_that_are_there(self, runner, both):
+        good = {"name": "x", "sha256": runner.put(b"x"), "tags": {}, "origin": "modified", "input": 1}
+        bad = [good, good | {"sha256": "0" * 64}, good | {"input": 3}]
+        is_problem(runner.report(outputs=bad), 422, "outputs.1.sha256", "outputs.2.input")
+        assert both()[0]["status"] == "RUNNING"
+        assert runner.report(outputs=[good]).status_int == 200
+
+    @pytest.mark.parametrize("digest", ["another's", "a file's", "gone with an earlier attempt"])
+    def test_names_outputs_that_this_attempt_uploaded(self, digest, runner, lose, ada, app, wsgi):
+        sha256 = runner.put(b"secret")
+        lose(runner)
+        if digest == "a file's":
+            sha256 = ada.upload("secret.txt", b"another secret", status=201).json["sha256"]
+        [second] = claimed(app, wsgi)
+        output = {"name": "x", "sha256": sha256, "tags": {}, "origin": "created"}
+        is_problem(second.report(outputs=[output]), 422, "outputs.0.sha256")
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\nb", "x" * 256])
+    def test_names_outputs_that_are_no_paths(self, name, runner):
+        output = {"name": name, "sha256": runner.put(b"x"), "tags": {}, "origin": "created"}
+        is_problem(runner.report(outputs=[output]), 422, "outputs.0.name")
+
+    @pytest.mark.parametrize("status", ["QUEUED", "RUNNING", "PENDING", "LOST", "finished"])
+    def test_is_an_end(self, status, runner):
+        is_problem(runner.report(status), 422, "status")
+
+    @pytest.mark.parametrize("first", ["FINISHED", "FAILED", "CANCELLED"])
+    @pytest.mark.parametrize("second", FENCED)
+    def test_is_the_last_word(self, first, second, runner, both):
+        runner.report(first, reason="So it was.")
+        before = both()
+        is_problem(tell(runner, second, status="FAILED", reason="Otherwise."), 409)
+        assert both() == before
+
+
+class TestOutputs:
+    """An output is uploaded before it is reported."""
+
+    def test_is_kept_by_its_digest(self, runner):
+        for _ in range(2):
+            answer = runner("POST", f"{runner.url}/outputs", body=b"bytes", status=201)
+            assert answer.json == {"sha256": hashlib.sha256(b"bytes").hexdigest(), "size": 5}
+
+    def test_is_no_file_before_the_report(self, runner, ada):
+        runner.put(b"bytes")
+        assert ada("GET", "files?kind=OUTPUT").json["items"] == []
+
+
+class TestLost:
+    """A worker that is lost costs an attempt, never the job, until there were too many."""
+
+    def test_is_queued_again_and_says_so(self, runner, lose, both, app, wsgi):
+        assert lose(runner) is True
+        job, after = both()
+        assert (job["status"], job["attempt"]) == ("QUEUED", 1)
+        assert "lost" in job["reason"]
+        assert after["status"] == "PENDING"
+        [second] = claimed(app, wsgi)
+        shown = second("GET", second.url).json
+        assert (shown["number"], shown["job"]) == (2, job["url"])
+        assert both()[0]["reason"] is None
+        second.finish("x.txt")
+        assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
+
+    def test_is_failed_after_three(self, runner, lose, both, app, wsgi):
+        for number in (1, 2, 3):
+            assert runner.claim.number == number
+            assert lose(runner) is True
+            runner = next(iter(claimed(app, wsgi)), None)
+        job, after = both()
+        assert (job["status"], job["attempt"]) == ("FAILED", 3)
+        assert "3 attempts" in job["reason"]
+        assert (after["status"], f"job {job['id']} " in after["reason"]) == ("CANCELLED", True)
+
+    def test_is_cancelled_where_that_was_wished(self, runner, lose, ada, both):
+        ada("POST", f"{both()[0]['url']}/cancel", status=200)
+        lose(runner)
+        assert [job["status"] for job in both()] == ["CANCELLED", "CANCELLED"]
+
+    @pytest.mark.parametrize("what", FENCED)
+    @pytest.mark.parametrize("since", ["nobody", "another"])
+    def test_changes_nothing_any_more(self, since, what, runner, lose, both, app, wsgi):
+        put = runner.put(b"x")
+        lose(runner)
+        if since == "another":
+            claimed(app, wsgi)
+        before = both()
+        output = {"name": "x", "sha256": put, "tags": {}, "origin": "created"}
+        is_problem(tell(runner, what, outputs=[output]), 409)
+        assert both() == before
+        assert lose(runner) is False
+
+    def test_may_not_speak_for_the_attempt_that_follows(self, runner, lose, app, wsgi):
+        lose(runner)
+        [second] = claimed(app, wsgi)
+        is_problem(runner("POST", f"{second.url}/heartbeat", {}), 404)
+        assert tell(second, "heartbeat").status_int == 200
+
+    def test_is_noticed_when_the_lease_has_run_out(self, run, app, wsgi):
+        [late] = claimed(app, wsgi, lease=-1)
+        with wsgi.registry.database.reading() as db:
+            assert jobs.expired(db) == [late.claim.attempt_id]
+        assert tell(late, "heartbeat").status_int == 200  # Late, but nobody has taken the job away.
+        with wsgi.registry.database.reading() as db:
+            assert jobs.expired(db) == []
+
+    def test_is_noticed_without_any_lease(self, runner, wsgi, lose):
+        with wsgi.registry.database.writing.begin() as db:
+            db.execute(sa.update(Job).values(lease_until=None))
+            assert jobs.expired(db) == [runner.claim.attempt_id]
+        lose(runner)
+
+
+class TestCancel:
+    """A job that waits is cancelled at once, one that runs when its runner hears of it."""
+
+    def test_takes_what_comes_after_along(self, ada, both, app, wsgi):
+        first, _ = both()
+        assert ada("POST", f"{first['url']}/cancel", status=200).json["status"] == "CANCELLED"
+        first, second = both()
+        assert first["reason"] == "Cancelled before it ran."
+        assert (second["status"], f"job {first['id']} " in second["reason"]) == ("CANCELLED", True)
+        assert claimed(app, wsgi) == []
+
+    def test_leaves_what_comes_before(self, ada, both, app, wsgi):
+        ada("POST", f"{both()[1]['url']}/cancel", status=200)
+        assert [job["status"] for job in both()] == ["QUEUED", "CANCELLED"]
+        claimed(app, wsgi)[0].finish("x.txt")
+        assert [job["status"] for job in both()] == ["FINISHED", "CANCELLED"]
+
+    def test_that_comes_too_late_changes_nothing(self, runner, ada, both):
+        ada("POST", f"{both()[0]['url']}/cancel", status=200)
+        runner.finish("x.txt")
+        assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
+
+    @pytest.mark.parametrize("ending", ["FINISHED", "FAILED", "CANCELLED"])
+    def test_what_is_over_stays_as_it_is(self, ending, runner, ada, both):
+        runner.report(ending)
+        before = both()
+        problem = is_problem(ada("POST", f"{before[0]['url']}/cancel"), 409)
+        assert problem["status"] == 409
+        assert ending in problem["detail"]
+        assert both() == before
+
+
+class TestClaims:
+    """A claim takes the oldest jobs that wait, each once."""
+
+    def test_takes_the_oldest_first_and_no_more_than_wished(self, ada, files, helloworld, app, wsgi):
+        pipeline, _ = pipeline_of(ada, {"function": helloworld})
+        for _ in range(5):
+            ada("POST", pipeline["runs"], {"files": files}, status=201)
+        waiting = [job["id"] for job in ada("GET", "jobs?status=QUEUED").json["items"]][::-1]
+        taken = [[runner.claim.job_id for runner in claimed(app, wsgi, most)] for most in (2, 1, 9, 9)]
+        assert taken == [waiting[:2], waiting[2:3], waiting[3:], []]
+
+    def test_by_two_at_once_never_share_a_job(self, ada, files, helloworld, wsgi):
+        if wsgi.registry.database.engine.dialect.name == "sqlite":
+            pytest.skip("SQLite has one writer at a time")
+        pipeline, _ = pipeline_of(ada, {"function": helloworld})
+        for _ in range(4):
+            ada("POST", pipeline["runs"], {"files": files}, status=201)
+        writing = wsgi.registry.database.writing
+        with writing.begin() as one, writing.begin() as two:
+            taken = [[claim.job_id for claim in jobs.claim(db, "tests", 3, 60)] for db in (one, two)]
+        assert [len(each) for each in taken] == [3, 1]
+        assert len({*taken[0], *taken[1]}) == 4
+
+
+def test_jobs_are_found_by_status_function_and_module(ada, run, runner):
+    def found(query):
+        return [job["position"] for job in ada("GET", f"jobs?{query}", status=200).json["items"]]
+
+    assert found("status=RUNNING") == [1]
+    assert found("status=PENDING") == [2]
+    assert found("status=FAILED") == []
+    assert found("module=helloworld&function=say_hello") == [2, 1]
+    assert found("module=other") == found("function=other") == []
+    [listed] = ada("GET", f"{run['jobs']}?status=RUNNING").json["items"]
+    assert listed["id"] == runner.claim.job_id
+    is_problem(ada("GET", "jobs?status=running"), 422, "status")
+
+
+def test_a_runner_whose_run_is_gone_finds_nothing(runner, ada, run):
+    runner.report("FAILED")
+    ada("DELETE", run["url"], status=200)
+    for what in ("", "/module", "/inputs/1"):
+        is_problem(runner("GET", runner.url + what), 404)
+    for what in FENCED:
+        is_problem(tell(runner, what), 404)

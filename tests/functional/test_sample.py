@@ -1,0 +1,42 @@
+"""The sample module through the real service: the same run twice gives the same bytes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Service
+from tests.support import API, ROOT
+
+for needed in ("numpy", "sklearn", "matplotlib"):
+    pytest.importorskip(needed)
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+ROBUSTNESS = ROOT / "modules" / "robustness"
+STEPS = {
+    "train": {"max_iterations": 20},
+    "attack": {"steps": 2},
+    "evaluate": {"steps": 2, "points": 3, "examples": 2},
+}
+
+
+def test_two_runs_over_the_same_file_make_the_same_bytes(service: Service, tmp_path: Path) -> None:
+    service.admin("createmodule", "robustness", str(ROBUSTNESS))
+    digits = tmp_path / "digits.npz"
+    subprocess.run([sys.executable, "-B", ROBUSTNESS / "make_digits.py", digits], check=True)
+    file = service.upload("digits.npz", digits.read_bytes())
+    functions = f"{API}/modules/robustness/functions"
+    tasks = [{"function": f"{functions}/{name}", "arguments": options} for name, options in STEPS.items()]
+    runs = [service.start(*tasks, files=[file["url"]]) for _ in range(2)]
+    made = []
+    for run in runs:
+        jobs = service.over(run, 90)
+        assert [(job["status"], job["reason"]) for job in jobs] == [("FINISHED", None)] * 3
+        outputs = [(job["position"], each["name"], each["sha256"]) for job in jobs for each in service.outputs(job)]
+        made.append((outputs, [job["metrics"] for job in jobs]))
+    assert made[0] == made[1]
+    names = {name for _, name, _ in made[0][0]}
+    assert names >= {"model.npz", "adversarial.npz", "accuracy.png", "examples.png", "report.json"}
+    assert 0 < made[0][1][2]["adversarial_accuracy"] < made[0][1][2]["clean_accuracy"] <= 1

@@ -1,0 +1,187 @@
+"""What requests cost: few statements, no more for many rows than for one, none that reads a whole table."""
+
+import re
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from mlapi.models import File, Function, Job, JobInput, Module, ModuleVersion, Pipeline, Run, Task, User
+from mlapi.models import jobs as rules
+from tests.support import API, World, services
+
+MOST = 4
+MANY = 100
+
+LARGE = {"files", "jobs", "runs", "pipelines", "tasks", "attempts", "job_inputs", "job_parents"} | {
+    "run_files",
+    "log_pieces",
+    "uploads",
+}
+"""Tables that grow with use."""
+
+
+@contextmanager
+def statements(wsgi):
+    """The statements, with their parameters, that are executed meanwhile."""
+    seen = []
+
+    def note(connection, cursor, statement, parameters, context, executemany):
+        if not statement.startswith("BEGIN"):
+            seen.append((statement, parameters))
+
+    engine = wsgi.registry.database.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def world(ada, helloworld, wsgi):
+    return World(ada, helloworld, wsgi)
+
+
+def asked(world, root, caller):
+    """How to get the place of a URL template as this caller; runners alone get what is theirs."""
+
+    def get(path, query=""):
+        if caller == "admin" and "{attempt}" not in path:
+            return root("GET", path.format(**world.keys) + query, status=200)
+        return world.ask("GET", path, query, status=200)
+
+    return get
+
+
+def copies(db, kind, row_id, count=MANY - 1, /, **columns):
+    """Copy a row; `columns` say, of a copy's number, what is different. Returns the copies' ids."""
+    table = kind.__table__
+    row = dict(db.execute(sa.select(table).where(table.c.id == row_id)).mappings().one())
+    del row["id"]
+    made = [row | {name: value(each) for name, value in columns.items()} for each in range(2, count + 2)]
+    return list(db.scalars(sa.insert(table).returning(table.c.id, sort_by_parameter_order=True), made))
+
+
+def grow(db, world):
+    """Make a hundred rows of each kind under each parent of the world."""
+    keys = world.keys
+    version = db.scalars(sa.select(ModuleVersion.id).where(ModuleVersion.digest == keys["version"])).one()
+    module = db.scalars(sa.select(Module.id)).one()
+    function = db.scalars(sa.select(Function.id).where(Function.version_id == version)).one()
+    copies(db, User, User.named(db, keys["user"]).id, name=lambda n: f"user{n}")
+    files = copies(db, File, keys["file"])
+    copies(db, Pipeline, keys["pipeline"])
+    copies(db, Task, keys["task"], position=lambda n: n)
+    copies(db, Run, keys["run"])
+    copies(db, Job, keys["job"], position=lambda n: n)
+    copies(db, Function, function, name=lambda n: f"function{n}")
+    modules = copies(db, Module, module, name=lambda n: f"module{n}")
+    copies(db, ModuleVersion, version, module_id=lambda n: modules[n - 2], number=lambda n: 1)
+    copies(db, ModuleVersion, version, number=lambda n: n, digest=lambda n: f"{n:064x}")
+    newest = db.scalars(sa.select(sa.func.max(ModuleVersion.id)).where(ModuleVersion.module_id == module)).one()
+    copies(db, Function, function, version_id=lambda n: newest, name=lambda n: f"function{n - 1}")
+    copies(db, Function, function, 1, version_id=lambda n: newest)
+    inputs = [
+        {"job_id": keys["job"], "number": number, "file_id": file, "name": str(number)}
+        for number, file in enumerate(files, 2)
+    ]
+    db.execute(sa.insert(JobInput), inputs)
+    db.commit()
+
+
+@pytest.mark.parametrize("caller", ["owner", "admin"])
+def test_a_get_takes_few_statements_and_no_more_for_many_rows(caller, world, root, db, wsgi):
+    get = asked(world, root, caller)
+    costs = []
+    for _ in ("one row", "many rows"):
+        costs.append({})
+        for _, path, schema in services(wsgi, "GET"):
+            is_list = schema is not None and any(each.name == "limit" for each in schema.query.children)
+            with statements(wsgi) as seen:
+                answer = get(path, "?limit=200" if is_list else "")
+            costs[-1][path] = len(seen)
+            if is_list and len(costs) == 2 and not (path.endswith("/users") and caller == "owner"):
+                assert len(answer.json["items"]) >= MANY, path
+        if len(costs) == 1:
+            grow(db, world)
+    assert {path: cost for path, cost in costs[0].items() if cost > MOST} == {}
+    assert costs[0] == costs[1]
+
+
+def test_a_refused_get_takes_no_more_than_knowing_who_asks(world, bob, nobody, wsgi):
+    for path in {path for _, path, _ in services(wsgi, "GET")} - {API}:
+        with statements(wsgi) as seen:
+            nobody("GET", path.format(**world.keys), status=401)
+        assert seen == [], path
+        if "{user}" in path or "{attempt}" in path:
+            with statements(wsgi) as seen:
+                bob("GET", path.format(**world.keys), status=404)
+            assert len(seen) == 1, path
+
+
+@pytest.fixture
+def plans(wsgi):
+    """Explain statements as SQLite would execute them; PostgreSQL reads small tables whole, rightly."""
+    if wsgi.registry.database.engine.dialect.name != "sqlite":
+        pytest.skip("only SQLite plans without looking at how much there is")
+
+    def scanned(seen):
+        """The tables that are read whole, and by which statement."""
+        found = []
+        with wsgi.registry.database.reading() as db:
+            for statement, parameters in seen:
+                if not re.match(r"SELECT|UPDATE|DELETE|WITH", statement) or isinstance(parameters, list):
+                    continue
+                plan = db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                steps = [step.detail for step in plan]
+                scans = [step for step in steps if step.startswith("SCAN ") and step.split()[1] in LARGE]
+                found += [(scans, statement)] if scans else []
+        return found
+
+    return scanned
+
+
+def test_a_scan_would_be_seen(plans, wsgi):
+    with statements(wsgi) as seen, wsgi.registry.database.reading() as db:
+        db.execute(sa.select(Job.id).where(Job.reason == "no index"))
+    assert len(plans(seen)) == 1
+
+
+def test_what_users_get_is_found_by_indices(world, root, plans, wsgi):
+    get = asked(world, root, "owner")
+    with statements(wsgi) as seen:
+        for _, path, schema in services(wsgi, "GET"):
+            get(path)
+            if schema is not None and any(each.name == "after" for each in schema.query.children):
+                get(path, "?after=1")
+        for query in ("status=RUNNING", "status=QUEUED&after=1", "module=helloworld"):
+            get("/api/v1/jobs", f"?{query}")
+        get("/api/v1/runs", f"?pipeline={world.keys['pipeline']}")
+        get("/api/v1/files", f"?job={world.keys['job']}")
+    assert len(seen) > 60
+    assert plans(seen) == []
+
+
+def test_what_runners_and_schedulers_do_is_found_by_indices(world, ada, helloworld, plans, wsgi):
+    database, attempt = wsgi.registry.database, f"attempts/{world.keys['attempt']}"
+    with statements(wsgi) as seen:
+        world.runner("POST", f"{attempt}/heartbeat", {}, status=200)
+        world.runner("PUT", f"{attempt}/log?offset=0", body=b"log", status=200)
+        put = world.runner("POST", f"{attempt}/outputs", body=b"out", status=201).json
+        output = {"name": "o.txt", "sha256": put["sha256"], "tags": {}, "origin": "created"}
+        report = {"status": "FINISHED", "metrics": {}, "outputs": [output]}
+        world.runner("POST", f"{attempt}/report", report, status=200)
+        other = World(ada, helloworld, wsgi)  # Claims its job as well.
+        with database.writing.begin() as db:
+            rules.lose(db, db.get_one(rules.Attempt, other.keys["attempt"]), 3, "lost")
+            assert rules.waiting(db)
+            assert rules.running(db, "tests") == 0
+            assert rules.expired(db) == []
+        place = "users/ada/pipelines/{pipeline}/runs/{run}".format(**other.keys)
+        ada("POST", f"{place}/jobs/{other.keys['job']}/cancel", status=200)
+        ada("DELETE", place, status=200)
+        ada("DELETE", "users/ada/files/{file}".format(**other.keys), status=200)
+        ada("DELETE", "users/ada/pipelines/{pipeline}".format(**world.keys), status=200)
+    assert len(seen) > 60
+    assert plans(seen) == []

@@ -1,0 +1,226 @@
+"""The check: each invariant is broken on purpose, and the violation is named; what is sound has none."""
+
+import hashlib
+import os
+import shutil
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from mlapi.check import LATE, QUERIES, of_tables, violations
+from mlapi.database import Database, sqlite_driver
+from mlapi.models import Attempt, Base, User, jobs, runs
+from mlapi.models.jobs import Output, Report, Status
+from mlapi.settings import Settings
+from mlapi.storage import store_from
+from tests.rows import furnish
+
+CONTENT = b"content"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+BREAKS = {
+    "I1 run {0} has {2} jobs for {1} tasks": [
+        ("UPDATE runs SET task_count = 3 WHERE id = 1", (1, 3, 2)),
+        ("UPDATE jobs SET run_id = 3, position = 9 WHERE id = 1", (3, 2, 3)),
+    ],
+    "I2 job {0} is {1}, but its attempts that ended so are {2}": [
+        ("UPDATE attempts SET status = 'LOST' WHERE id = 1", (1, "FINISHED", 0)),
+        ("UPDATE attempts SET job_id = 1, number = 2 WHERE id = 2", (1, "FINISHED", 2)),
+        ("UPDATE attempts SET job_id = 5, number = 1 WHERE id = 1", (5, "QUEUED", 1)),
+        ("UPDATE attempts SET status = 'FAILED' WHERE id = 3", (2, "RUNNING", 1)),
+        ("UPDATE jobs SET status = 'CANCELLED' WHERE id = 3", (3, "CANCELLED", 1)),
+    ],
+    "I2 job {0} is {1} without the time at which it ended, or the reverse": [
+        ("UPDATE jobs SET ended = NULL WHERE id = 1", (1, "FINISHED")),
+        ("UPDATE jobs SET ended = created WHERE id = 2", (2, "RUNNING")),
+        ("UPDATE jobs SET ended = created WHERE id = 6", (6, "PENDING")),
+    ],
+    "I3 job {0} counts {1} attempts, of which {2} are recorded": [
+        ("UPDATE jobs SET attempt = 2 WHERE id = 1", (1, 2, 1)),
+        ("UPDATE jobs SET attempt = 0 WHERE id = 3", (3, 0, 1)),
+        ("UPDATE attempts SET number = 2 WHERE id = 1", (1, 1, 1)),
+    ],
+    "I3 attempt {0} of job {1} runs, but the job does not": [
+        ("UPDATE attempts SET status = 'RUNNING' WHERE id = 1", (1, 1)),
+        ("UPDATE jobs SET attempt = 2 WHERE id = 2", (3, 2)),
+    ],
+    "I3 job {0} runs, but its attempt {1} is {2}": [
+        ("UPDATE attempts SET status = 'LOST' WHERE id = 3", (2, 3, "LOST")),
+    ],
+    "I4 job {0} runs without a lease, or its lease ran out": [
+        ("UPDATE jobs SET lease_until = NULL WHERE id = 2", (2,)),
+        ("UPDATE jobs SET lease_until = '2026-01-01 00:00:00.000000' WHERE id = 2", (2,)),
+    ],
+    "I4 job {0} waits, though nothing before it is still to come": [
+        ("UPDATE jobs SET status = 'CANCELLED', ended = created WHERE id = 5", (6,)),
+        ("DELETE FROM job_parents WHERE job_id = 6", (6,)),
+    ],
+    "I5 job {0} is {1}, though job {2} before it is {3}": [
+        ("UPDATE jobs SET status = 'QUEUED', ended = NULL WHERE id = 4", (4, "QUEUED", 3, "FAILED")),
+        ("UPDATE jobs SET status = 'FAILED' WHERE id = 1", (2, "RUNNING", 1, "FAILED")),
+    ],
+    "I5 job {0} takes file {1}, which no job before it made": [
+        ("UPDATE job_inputs SET file_id = 1 WHERE job_id = 2", (2, 1)),
+    ],
+    "I8 module {0} has {1} versions, numbered up to {2}": [
+        ("UPDATE module_versions SET number = 2", (1, 1, 2)),
+    ],
+    "I8 attempt {0} counts {1} bytes of log and has {2}": [
+        ("UPDATE attempts SET log_size = 5 WHERE id = 1", (1, 5, 3)),
+        ("DELETE FROM log_pieces", (1, 3, 0)),
+    ],
+    "I9 file {0} was made by job {1}, which is {2}": [
+        ("UPDATE files SET job_id = 3 WHERE id = 2", (2, 3, "FAILED")),
+    ],
+    "I10 run {0} and its pipeline have different owners": [
+        ("UPDATE pipelines SET owner_id = 2", (1,)),
+    ],
+    "I10 job {0} and its run have different owners": [
+        ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1,)),
+    ],
+    "I10 file {0} and job {1} that made it have different owners": [
+        ("UPDATE files SET owner_id = 2 WHERE id = 2", (2, 1)),
+    ],
+    "I10 run {0} is over file {1} of another owner": [
+        ("UPDATE files SET owner_id = 2 WHERE id = 1", (1, 1)),
+    ],
+}
+"""For each invariant of the tables, the statements that break it and what the violation names."""
+
+
+def live(db):
+    """Three runs of two jobs: one that runs, one that failed, one that waits."""
+    pipeline, file = furnish(db, [None, None], SHA256)
+    db.add(User(name="bob", password_hash=""))
+    for _ in range(2):
+        runs.start(db, pipeline, [file])
+    for claim in jobs.claim(db, "w", 9, 60):
+        attempt = db.get_one(Attempt, claim.attempt_id)
+        jobs.append_log(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
+        jobs.hand_in(db, attempt, SHA256, len(CONTENT))
+        if claim.job_id == 1:
+            jobs.report(db, attempt, Report(Status.FINISHED, outputs=[Output("o", SHA256, {}, "created")]))
+        else:
+            jobs.report(db, attempt, Report(Status.FAILED, "broken"))
+    assert [claim.job_id for claim in jobs.claim(db, "w", 9, 60)] == [2]
+    runs.start(db, pipeline, [file])
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A folder with a sound database and store, to be copied."""
+    folder = tmp_path_factory.mktemp("sound")
+    database = Database(f"sqlite:///{folder}/mlapi.db")
+    Base.metadata.create_all(database.engine)
+    with database.writing.begin() as db:
+        live(db)
+        sizes = {"size": len(CONTENT)}
+        for table in ("files", "module_versions"):
+            db.execute(sa.update(Base.metadata.tables[table]).values(**sizes))
+    database.engine.dispose()
+    store_from(str(folder / "files")).put([CONTENT])
+    return folder
+
+
+@pytest.fixture
+def settings(sound, tmp_path):
+    """The settings of a copy of the sound service."""
+    shutil.copytree(sound, tmp_path / "var")
+    return Settings.read({"mlapi.data_dir": str(tmp_path / "var")}, {})
+
+
+@pytest.fixture
+def db(settings):
+    """A connection to the copy that minds no foreign keys."""
+    connection = sqlite_driver().connect(settings.data_dir / "mlapi.db")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def blob(settings):
+    """Where the one blob is."""
+    return settings.media_dir / "sha256" / SHA256[:2] / SHA256[2:4] / SHA256
+
+
+def found(settings):
+    return list(violations(settings))
+
+
+def test_what_is_sound_has_no_violations(settings):
+    assert found(settings) == []
+
+
+def test_every_invariant_of_the_tables_is_broken_here():
+    assert BREAKS.keys() == QUERIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [(statement, text.format(*named)) for text, breaks in BREAKS.items() for statement, named in breaks],
+)
+def test_a_broken_invariant_is_named(statement, line, settings, db):
+    assert db.execute(statement).rowcount == 1
+    db.commit()
+    assert line in found(settings)
+
+
+def test_a_lease_may_be_late_for_as_long_as_a_scheduler_takes(settings):
+    database = Database(settings.database_url)
+    for late, broken in ((LATE - 5, False), (LATE + 5, True)):
+        with database.writing.begin() as session:
+            session.execute(sa.update(jobs.Job).where(jobs.Job.id == 2).values(lease_until=jobs.clock(-late)))
+        with database.reading() as connection:
+            assert bool(list(of_tables(connection))) is broken
+    database.engine.dispose()
+
+
+def test_i11_a_row_that_refers_to_nothing_is_named(settings, db):
+    db.execute("DELETE FROM tasks WHERE position = 1")
+    db.commit()
+    lines = [f"I11 row {job} of jobs refers to a row of tasks that is not there" for job in (1, 3, 5)]
+    assert found(settings) == lines
+
+
+def test_i11_a_damaged_file_is_named(settings, db):
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'sha256)', 'name)') WHERE name = 'ix_files_sha256'")
+    db.commit()
+    lines = found(settings)
+    assert lines
+    assert all(line.startswith("I11 ") and "ix_files_sha256" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"CONTENT"),
+        lambda path: path.write_bytes(CONTENT[:-1]),
+        lambda path: path.write_bytes(CONTENT + b"x"),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["gone", "altered", "cut", "longer", "empty"],
+)
+def test_i7_a_content_that_is_gone_or_altered_is_named(harm, settings, blob):
+    blob.chmod(0o600)
+    harm(blob)
+    what = ("file 1", "file 2", "module version 1")
+    assert found(settings) == [f"I7 the content of {each} is not there, or not what it was" for each in what]
+
+
+def test_i7_a_size_that_is_not_the_contents_is_named(settings, db):
+    db.execute("UPDATE files SET size = 8 WHERE id = 2")
+    db.commit()
+    assert found(settings) == ["I7 the content of file 2 is not there, or not what it was"]
+
+
+def test_i6_an_old_blob_that_no_row_names_is_named(settings):
+    store = store_from(str(settings.media_dir))
+    spare = store.put([b"spare"]).sha256
+    assert found(settings) == []
+    old = time.time() - 2 * settings.sweep_grace - 1
+    for sha256 in (spare, SHA256):
+        os.utime(settings.media_dir / "sha256" / sha256[:2] / sha256[2:4] / sha256, (old, old))
+    assert found(settings) == [f"I6 no row names blob {spare}"]

@@ -1,0 +1,291 @@
+"""The engine: how SQLite and PostgreSQL are set, how transactions begin, and what a busy one leads to."""
+
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pyramid.paster import get_app
+from webtest import TestApp
+
+from mlapi import database
+from mlapi.database import Database, make_engine, sqlite_driver, wal_is_safe
+from mlapi.execution import scheduler
+from mlapi.models import Base, User
+from mlapi.models.base import clock, now
+from mlapi.settings import Settings
+from mlapi.storage.local import LocalStore
+from tests.processes import wait_for
+from tests.support import PASSWORD, Client, is_problem, write_ini
+
+needs_wal = pytest.mark.skipif(
+    not wal_is_safe(sqlite_driver().sqlite_version_info), reason="no SQLite here is safe in WAL mode"
+)
+COUNT = sa.select(sa.func.count()).select_from(User)
+
+
+def add(db: Any, name: str) -> None:
+    """Add a user."""
+    db.execute(sa.insert(User).values(name=name, password_hash="", role="user"))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """URL of a SQLite file."""
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture
+def sqlite(url: str) -> Iterator[Database]:
+    """A SQLite database with the tables in it."""
+    made = Database(url)
+    Base.metadata.create_all(made.engine)
+    yield made
+    made.engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def either(request: Any) -> Iterator[sa.Engine]:
+    """An engine of either kind."""
+    engine = make_engine(request.getfixturevalue("url" if request.param == "sqlite" else "postgresql"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 6, 23), False),
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 44, 99), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 0), False),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 53, 4), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_wal_is_safe_where_the_reset_bug_is_fixed(version: tuple[int, ...], safe: bool) -> None:
+    assert wal_is_safe(version) is safe
+
+
+def test_pythons_own_sqlite_is_used_where_it_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "wal_is_safe", lambda version: True)
+    assert sqlite_driver() is sqlite3
+
+
+def test_the_wheels_sqlite_is_used_where_pythons_own_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = pytest.importorskip("pysqlite3")
+    monkeypatch.setattr(database, "wal_is_safe", lambda version: False)
+    assert sqlite_driver() is wheel
+
+
+def test_an_unsafe_sqlite_is_used_without_wal_and_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "wal_is_safe", lambda version: False)
+    monkeypatch.setitem(sys.modules, "pysqlite3", None)  # As where the wheel is not installed.
+    engine = make_engine(url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "truncate"
+        assert isinstance(connection.connection.dbapi_connection, sqlite3.Connection)
+    engine.dispose()
+    assert "not safe in WAL mode" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [
+        pytest.param("journal_mode", "wal", marks=needs_wal),
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("busy_timeout", 10_000),
+        ("journal_size_limit", 64 * 2**20),
+    ],
+)
+def test_every_connection_to_sqlite_is_set(sqlite: Database, pragma: str, value: Any) -> None:
+    with sqlite.engine.connect() as writer, sqlite.reading() as reader:
+        for each in (writer, reader):
+            assert each.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TimeZone", "UTC"),
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "1min"),
+    ],
+)
+def test_every_connection_to_postgresql_is_set(postgresql: str, name: str, value: str) -> None:
+    engine = make_engine(postgresql)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql(f"SHOW {name}").scalar() == value
+    engine.dispose()
+
+
+def test_a_connection_that_postgresql_dropped_is_replaced(postgresql: str) -> None:
+    engine, other = make_engine(postgresql, pool_size=1), make_engine(postgresql)
+    with engine.connect() as connection:
+        dropped = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    with other.connect() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({dropped}, 5000)")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() != dropped
+    engine.dispose()
+    other.dispose()
+
+
+@needs_wal
+def test_a_writer_keeps_no_reader_waiting(sqlite: Database) -> None:
+    with sqlite.writing() as writer:
+        add(writer, "ada")
+        began = time.monotonic()
+        with sqlite.reading() as reader:
+            assert reader.scalar(COUNT) == 0
+        assert time.monotonic() - began < 1.0
+        writer.commit()
+    with sqlite.reading() as reader:
+        assert reader.scalar(COUNT) == 1
+
+
+@needs_wal
+def test_a_reader_keeps_no_writer_waiting_and_sees_one_moment(sqlite: Database) -> None:
+    with sqlite.reading() as reader:
+        assert reader.scalar(COUNT) == 0
+        with sqlite.writing.begin() as writer:
+            add(writer, "ada")
+        assert reader.scalar(COUNT) == 0
+    with sqlite.reading() as reader:
+        assert reader.scalar(COUNT) == 1
+
+
+def test_writers_wait_for_each_other_and_lose_nothing(sqlite: Database) -> None:
+    """Each reads before it writes: had it begun as a reader, SQLite would refuse most of them at once."""
+
+    def write(writer: int) -> None:
+        for _ in range(10):
+            with sqlite.writing.begin() as db:
+                count = db.scalar(COUNT)
+                add(db, f"user-{count}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    with sqlite.reading() as reader:
+        assert set(reader.scalars(sa.select(User.name))) == {f"user-{number}" for number in range(40)}
+
+
+def test_what_fails_in_a_transaction_undoes_all_of_it(sqlite: Database) -> None:
+    def add_twice() -> None:
+        with sqlite.writing.begin() as db:
+            add(db, "ada")
+            add(db, "ada")
+
+    with pytest.raises(sa.exc.IntegrityError):
+        add_twice()
+    with sqlite.reading() as reader:
+        assert reader.scalar(COUNT) == 0
+
+
+def test_the_databases_clock_tells_the_time_in_utc(either: sa.Engine) -> None:
+    with either.connect() as connection:
+        present = connection.scalar(sa.select(clock()))
+        assert isinstance(present, datetime)
+        assert present.tzinfo is None
+        assert abs(present - now()) < timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("seconds", [60.0, -60.0, 0.25, 604800.0])
+def test_the_databases_clock_reckons_from_now(either: sa.Engine, seconds: float) -> None:
+    with either.connect() as connection:
+        present, then = connection.execute(sa.select(clock(), clock(seconds).label("then"))).one()
+        assert abs(then - present - timedelta(seconds=seconds)) < timedelta(seconds=0.1)
+
+
+def test_times_that_python_wrote_compare_with_the_databases_clock(either: sa.Engine) -> None:
+    kept = sa.Table("kept", sa.MetaData(), sa.Column("at", sa.DateTime), prefixes=["TEMPORARY"])
+    with either.connect() as connection:
+        kept.create(connection)
+        whole = now().replace(microsecond=0)  # As text it could lack the fraction, and sort elsewhere.
+        connection.execute(kept.insert(), [{"at": whole}, {"at": now()}])
+        between = sa.select(sa.func.count()).where(kept.c.at > clock(-5), kept.c.at < clock(5))
+        assert connection.scalar(between) == 2
+        assert connection.scalar(between.where(kept.c.at > clock(1))) == 0
+
+
+@pytest.fixture
+def impatient(sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Ada, at an application that waits but a moment for SQLite's lock."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
+    app = get_app(str(write_ini(tmp_path, url)))
+    with sqlite.writing.begin() as db:
+        User.create(db, "ada", app.registry.passwords.hash(PASSWORD))
+    yield Client(TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"}), "ada")
+    app.registry.database.engine.dispose()
+
+
+def test_a_busy_database_is_said_so_and_asked_for_patience(impatient: Client, sqlite: Database) -> None:
+    with sqlite.writing() as holder:
+        add(holder, "grace")
+        refused = impatient("POST", "users/ada/pipelines", {"name": "p"})
+        is_problem(refused, 503)
+        assert int(refused.headers["Retry-After"]) > 0
+    impatient("POST", "users/ada/pipelines", {"name": "p"}, status=201)
+
+
+@needs_wal
+def test_a_busy_database_is_read_all_the_same(impatient: Client, sqlite: Database) -> None:
+    with sqlite.writing() as holder:
+        add(holder, "grace")
+        assert impatient("GET", "users/ada", status=200).json["name"] == "ada"
+
+
+class Ended:
+    """An executor whose only runner has ended."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+
+    def poll(self) -> dict[int, int]:
+        self.polls += 1
+        return {1: 9}
+
+    def capacity(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_scheduler_outlasts_a_busy_database(
+    sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
+    monkeypatch.setattr(scheduler, "RECOVERY", 0.01)
+    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url)
+    scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"))
+    thread = threading.Thread(target=scheduling.run)
+    with sqlite.writing() as holder:
+        add(holder, "grace")
+        thread.start()
+        wait_for(lambda: executor.polls >= 3 or not thread.is_alive(), "the third try")
+        assert thread.is_alive()
+    scheduling.stop()
+    thread.join(timeout=5)
+    assert not thread.is_alive()
+    own.engine.dispose()

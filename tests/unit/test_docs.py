@@ -1,0 +1,65 @@
+"""The documents are in step with the code."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mlapi.settings import Settings, rows
+from tests.support import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+def test_settings_and_services_are_documented():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_page_that_is_not_in_step_is_noticed(tmp_path):
+    for name in ("generate.py", "api.md", "settings.md"):
+        (tmp_path / name).write_text((ROOT / "docs" / name).read_text())
+    (tmp_path / "settings.md").write_text("old")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "settings.md" in done.stdout
+    assert "api.md" not in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_ini_files_name_only_settings_that_there_are():
+    known = {f"mlapi.{name}" for name, _, _ in rows()}
+    for ini in ("development.ini", "production.ini"):
+        named = set(re.findall(r"mlapi\.[a-z_]+(?= =)", (ROOT / ini).read_text()))
+        assert named <= known, ini
+        assert "mlapi.data_dir" in named
+
+
+def test_the_table_of_settings_says_what_is_in_force():
+    defaults = {name: default for name, default, _ in rows()}
+    settings = Settings.read({"mlapi.data_dir": "/tmp", "mlapi.secret_key": "0123456789abcdef0123456789abcdef"}, {})
+    assert str(settings.body_limit) == defaults["body_limit"]
+    assert str(int(settings.job_lease)) == defaults["job_lease"]
+
+
+def test_the_drawing_of_the_tree_is_that_of_the_code():
+    import mlapi.resources
+
+    drawn = (ROOT / "README.md").read_text().partition("/api/v1\n")[2].partition("```")[0]
+    for line in mlapi.resources.__doc__.splitlines():
+        if "──" in line:
+            place = line.strip().partition("  ")[0]
+            assert place in drawn, place

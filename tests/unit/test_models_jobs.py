@@ -1,0 +1,277 @@
+"""The moves of jobs: whatever happens in whatever order, they are those of `MOVES` and break no invariant."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from mlapi.check import of_tables
+from mlapi.database import Database
+from mlapi.models import (
+    Attempt,
+    Base,
+    File,
+    Job,
+    JobInput,
+    JobParent,
+    Run,
+    jobs,
+    runs,
+)
+from mlapi.models.errors import AttemptOver, Conflict
+from mlapi.models.jobs import MOVES, OVER, Output, Report, Status
+from tests.rows import SHA256, furnish
+from tests.support import empty
+
+MOST = 2
+
+AFTER = [
+    [None],
+    [None, None, None],
+    [None, [], [0, 1]],
+    [None, [0], [0], [1, 2]],
+    [[], [], [], [0, 2], [1, 3]],
+]
+"""Graphs of tasks: what each comes after, by index."""
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A SQLite file with the tables."""
+    made = Database(f"sqlite:///{tmp_path_factory.mktemp('jobs')}/jobs.db")
+    sa.event.listen(made.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    Base.metadata.create_all(made.engine)
+    yield made
+    made.engine.dispose()
+
+
+class Life(RuleBasedStateMachine):
+    """Runs, and all that users, runners and schedulers do to them, in any order."""
+
+    database = None
+
+    def __init__(self):
+        super().__init__()
+        self.attempts, self.told, self.before = [], {}, {}
+
+    @initialize(after=st.sampled_from(AFTER))
+    def begin(self, after):
+        """A pipeline, and one run of it."""
+        empty(self.database.engine, Base.metadata)
+        with self.database.writing.begin() as db:
+            self.pipeline, self.file = furnish(db, after)
+        self.start()
+
+    @precondition(lambda self: len(self.before) < 12)
+    @rule()
+    def start(self):
+        """Start another run."""
+        with self.database.writing.begin() as db:
+            runs.start(db, self.pipeline, [self.file])
+
+    @rule(most=st.integers(1, 3))
+    def claim(self, most):
+        """A worker claims jobs."""
+        with self.database.writing.begin() as db:
+            self.attempts += [
+                SimpleNamespace(id=each.attempt_id, job_id=each.job_id, number=each.number)
+                for each in jobs.claim(db, "w", most, 60)
+            ]
+
+    def holds(self, db, attempt):
+        """Whether an attempt holds its job."""
+        found = db.execute(sa.select(Job.status, Job.attempt).where(Job.id == attempt.job_id)).one()
+        return tuple(found) == (Status.RUNNING, attempt.number)
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data(), status=st.sampled_from(sorted(OVER)), outputs=st.integers(0, 2))
+    def report(self, data, status, outputs):
+        """A runner reports, in time or too late."""
+        attempt = data.draw(st.sampled_from(self.attempts))
+        made = [Output(f"{attempt.id}.{n}", SHA256, {}, "created") for n in range(outputs)]
+        with self.database.writing() as db:
+            held = self.holds(db, attempt)
+            try:
+                if outputs:
+                    jobs.hand_in(db, attempt, SHA256, 0)
+                jobs.report(db, attempt, Report(Status(status), "told", {}, made))
+            except AttemptOver:
+                assert not held
+                db.rollback()
+            else:
+                assert held
+                assert attempt.id not in self.told
+                self.told[attempt.id] = status
+                db.commit()
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data(), what=st.sampled_from(["beat", "log", "lose"]))
+    def happen(self, data, what):
+        """A runner gives a sign of life, or none."""
+        attempt = data.draw(st.sampled_from(self.attempts))
+        with self.database.writing.begin() as db:
+            held = self.holds(db, attempt)
+            try:
+                if what == "lose":
+                    assert jobs.lose(db, attempt, MOST, "lost") is held
+                    return
+                if what == "log":
+                    size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
+                    jobs.append_log(db, attempt, size, b"x", 100)
+                else:
+                    jobs.beat(db, attempt, 60)
+            except AttemptOver:
+                assert not held
+            else:
+                assert held
+
+    @rule(data=st.data(), whole=st.booleans())
+    def cancel(self, data, whole):
+        """A user cancels a job or a run."""
+        with self.database.writing() as db:
+            table = Run if whole else Job
+            number = data.draw(st.sampled_from(db.scalars(sa.select(table.id).order_by(table.id)).all()))
+            mine = Job.run_id == number if whole else Job.id == number
+            over = set(db.scalars(sa.select(Job.status).where(mine))) <= OVER
+            try:
+                (runs if whole else jobs).cancel(db, number)
+            except Conflict:
+                assert over
+                db.rollback()
+            else:
+                assert not over
+                db.commit()
+
+    @invariant()
+    def only_allowed_moves_were_made(self):
+        """Each job is where it was, or where its moves lead; what is over never changes."""
+        with self.database.reading() as db:
+            now = {row.id: row for row in db.execute(sa.select(Job.__table__))}
+        for job, was in self.before.items():
+            assert now[job].status == was.status or now[job].status in _reachable(Status(was.status))
+            assert was.status not in OVER or now[job] == was
+        self.before = now
+
+    @invariant()
+    def no_row_breaks_an_invariant(self):
+        """What `mlapi-admin check` finds in the tables: nothing."""
+        with self.database.reading() as db:
+            assert list(of_tables(db)) == []
+
+    @invariant()
+    def inputs_are_the_outputs_of_the_parents(self):
+        """A job that may run has all of its parents' outputs, in their order; one that waits has none."""
+        with self.database.reading() as db:
+            parents = {row.job_id for row in db.execute(sa.select(JobParent.job_id))}
+            for job in parents:
+                status = db.scalar(sa.select(Job.status).where(Job.id == job))
+                before = sa.select(JobParent.parent_id).where(JobParent.job_id == job)
+                made = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.id.in_(before))
+                made = list(db.scalars(made.order_by(Job.position, File.id)))
+                taken = sa.select(JobInput.file_id).where(JobInput.job_id == job).order_by(JobInput.number)
+                taken = list(db.scalars(taken))
+                assert taken == (made if taken or status not in (Status.PENDING, Status.CANCELLED) else [])
+
+
+def _reachable(status):
+    """Where a job may be after any number of moves."""
+    found, todo = set(), [status]
+    while todo:
+        new = MOVES[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
+
+
+def test_whatever_happens_no_invariant_breaks(database):
+    Life.database = database
+    often = settings(max_examples=25, stateful_step_count=20, deadline=None, derandomize=True)
+    run_state_machine_as_test(Life, settings=often)
+
+
+@pytest.fixture
+def job(database):
+    """A database with one job, and how to put it into a status."""
+    empty(database.engine, Base.metadata)
+    with database.writing() as db:
+        pipeline, file = furnish(db, [None])
+        run, _ = runs.start(db, pipeline, [file])
+        [number] = db.scalars(sa.select(Job.id).where(Job.run_id == run.id))
+        yield db, number
+        db.rollback()
+
+
+@pytest.mark.parametrize(("start", "to"), list(itertools.product(Status, Status)))
+def test_a_job_moves_as_the_table_says_and_nowhere_else(start, to, job):
+    db, number = job
+    db.execute(sa.update(Job).values(status=start))
+    moved = jobs.move(db, to, Job.id == number)
+    assert moved == ([number] if to in MOVES[start] else [])
+    assert db.scalar(sa.select(Job.status)) == (to if moved else start)
+
+
+def test_the_table_names_every_status():
+    assert MOVES.keys() == set(Status)
+    assert {Status.FINISHED, Status.FAILED, Status.CANCELLED} == OVER
+    assert _reachable(Status.PENDING) >= set(Status) - {Status.PENDING}
+
+
+def test_the_database_takes_no_status_that_is_not_in_the_table(job):
+    db, _ = job
+    with pytest.raises(sa.exc.IntegrityError):
+        db.execute(sa.update(Job).values(status="DONE"))
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["a", "a", "a"], ["a", "a_2", "a_3"]),
+        (["a.b.c", "a.b.c"], ["a.b.c", "a.b_2.c"]),
+        (["a_2.c", "a.c", "a.c"], ["a_2.c", "a.c", "a_3.c"]),
+        ([".c", ".c"], [".c", ".c_2"]),
+        (["a", "A"], ["a", "A"]),
+        ([], []),
+    ],
+)
+def test_names_that_come_twice_get_numbers(names, taken, job):
+    db, number = job
+    db.execute(sa.delete(JobInput))
+    file = db.scalar(sa.select(File.id))
+    jobs.take_inputs(db, number, [(file, name) for name in names])
+    db.flush()
+    kept = db.execute(sa.select(JobInput.number, JobInput.name).order_by(JobInput.number)).all()
+    assert [tuple(each) for each in kept] == list(enumerate(taken, 1))
+
+
+def test_a_wish_to_stop_does_not_follow_a_job_that_is_queued_again(job):
+    db, number = job
+    [claim] = jobs.claim(db, "w", 1, 60)
+    attempt = SimpleNamespace(id=claim.attempt_id, job_id=number, number=1)
+    assert jobs.beat(db, attempt, 60) is False
+    jobs.cancel(db, number)
+    assert jobs.beat(db, attempt, 60) is True
+    assert jobs.lose(db, attempt, 3, "lost") is True
+    assert db.scalar(sa.select(Job.status)) == Status.CANCELLED
+
+
+def test_every_mix_of_jobs_has_one_status():
+    over = {Status.FINISHED, Status.FAILED, Status.CANCELLED}
+    for length in range(1, len(Status) + 1):
+        for present in map(set, itertools.combinations(Status, length)):
+            status = runs.derived(dict.fromkeys(present, 1) | dict.fromkeys(set(Status) - present, 0))
+            if not present <= over:
+                assert status == ("QUEUED" if present <= {Status.QUEUED, Status.PENDING} else "RUNNING")
+            else:
+                worst = next(each for each in (Status.FAILED, Status.CANCELLED, Status.FINISHED) if each in present)
+                assert status == worst

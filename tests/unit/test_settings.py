@@ -1,0 +1,144 @@
+"""Settings: read from an ini file and the environment, and refused, all at once, where they are wrong."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlapi.settings import Settings, SettingsError, rows
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """Read settings whose data folder is in a temporary one."""
+
+    def read(environ: dict[str, str] | None = None, /, **ini: str) -> Settings:
+        told = {"data_dir": str(tmp_path / "data"), **ini}
+        return Settings.read({f"mlapi.{name}": value for name, value in told.items()}, environ or {})
+
+    return read
+
+
+def test_without_a_word_everything_is_in_the_data_folder(read: Any, tmp_path: Path) -> None:
+    settings, data = read(), tmp_path / "data"
+    assert settings.database_url == f"sqlite:///{data}/mlapi.db"
+    assert (settings.media_dir, settings.scratch_dir) == (data / "files", data / "scratch")
+    assert data.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_said_is_taken_as_what_it_is(read: Any, tmp_path: Path) -> None:
+    settings = read(
+        media_dir=str(tmp_path / "blobs"),
+        allowed_hosts="a.example, b.example  c.example",
+        scheduler=" TRUE ",
+        job_lease="2.5",
+        job_heartbeat="0.5",
+        slots="7",
+        url="https://mlapi.example/",
+    )
+    assert settings.media_dir == tmp_path / "blobs"
+    assert settings.allowed_hosts == ("a.example", "b.example", "c.example")
+    assert (settings.scheduler, settings.job_lease, settings.slots) == (True, 2.5, 7)
+    assert settings.url == "https://mlapi.example"
+
+
+def test_a_relative_folder_is_where_the_process_was_started(
+    read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read(data_dir="here", scratch_dir="there")
+    assert (settings.data_dir, settings.scratch_dir) == (tmp_path / "here", tmp_path / "there")
+
+
+def test_the_environment_wins_and_other_variables_mean_nothing(read: Any) -> None:
+    settings = read({"MLAPI_SLOTS": "5", "MLAPI_NO_SUCH": "1", "SLOTS": "9"}, slots="3", job_attempts="4")
+    assert (settings.slots, settings.job_attempts) == (5, 4)
+
+
+def test_the_settings_of_others_in_the_same_ini_file_are_passed_over(tmp_path: Path) -> None:
+    told = {"mlapi.data_dir": str(tmp_path), "pyramid.includes": "x", "sqlalchemy.url": "y", "here": "z"}
+    assert Settings.read(told, {}).data_dir == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("slots", "0", "must be above zero"),
+        ("slots", "-1", "must be above zero"),
+        ("slots", "2.5", "invalid literal"),
+        ("slots", "", "invalid literal"),
+        ("job_lease", "0", "must be a number of seconds above zero"),
+        ("job_lease", "nan", "must be a number of seconds above zero"),
+        ("job_lease", "inf", "must be a number of seconds above zero"),
+        ("job_lease", "a minute", "could not convert"),
+        ("scheduler", "yes", "must be true or false"),
+        ("url", "127.0.0.1:6543", "must start with http:// or https://"),
+        ("media_dir", "~nobody-of-this-name/x", "home directory"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(read: Any, tmp_path: Path, name: str, value: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"mlapi.{name}: {value!r} ") + ".*" + re.escape(words)):
+        read(**{name: value})
+    with pytest.raises(SettingsError, match=f"mlapi.{name}: "):
+        read({f"MLAPI_{name.upper()}": value})
+    assert not (tmp_path / "data").exists()
+
+
+def test_everything_wrong_is_named_at_once(read: Any) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(slots="x", job_lease="-1", sekret_key="?", scheduler="maybe")
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "mlapi.sekret_key",
+        "mlapi.job_lease",
+        "mlapi.scheduler",
+        "mlapi.slots",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ({"secret_key": KEY[:31]}, "secret_key"),
+        ({"secret_key": "ab" * 32}, "secret_key"),
+        ({"job_lease": "2", "job_heartbeat": "1"}, "job_lease"),
+        ({"job_timeout": "100", "job_timeout_limit": "99"}, "job_timeout"),
+    ],
+)
+def test_settings_that_are_not_safe_together_are_refused(read: Any, told: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=f"^mlapi.{named}: must [^\n]+$"):
+        read(**told)
+
+
+def test_a_data_folder_that_cannot_be_is_a_wrong_setting(read: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"mlapi\.data_dir: "):
+        read(data_dir=str(tmp_path / "file" / "data"))
+
+
+def test_a_secret_that_is_told_is_used_and_not_kept(read: Any, tmp_path: Path) -> None:
+    assert read(secret_key=KEY).secret_key == KEY
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_secret_is_made_once_for_its_owner_alone(read: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = {each.result().secret_key for each in [threads.submit(read) for _ in range(8)]}
+    (kept,) = (tmp_path / "data").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert keys == {kept.read_text()}
+    assert len(keys.pop()) >= 64
+
+
+def test_two_services_have_different_secrets(read: Any, tmp_path: Path) -> None:
+    assert read().secret_key != read(data_dir=str(tmp_path / "other")).secret_key
+
+
+def test_every_setting_has_a_meaning_and_a_default_that_is_good(read: Any) -> None:
+    assert [name for name, _, _ in rows()] == [each.name for each in fields(Settings)]
+    assert all(meaning.endswith(".") for _, _, meaning in rows())
+    read()
