@@ -5,7 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 
-def main(global_config: dict[str, str], **settings: str) -> Any:
+def main(_global_config: dict[str, str], **settings: str) -> Any:
     """Make the WSGI application; `pserve` calls this with the ini file's settings."""
     # The runner imports this package and must start in milliseconds, so Pyramid waits until here.
     from mlapi.application import make_app

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
@@ -90,7 +91,10 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-        connection.connection.cursor().execute(f"BEGIN {mode}")
+        try:
+            connection.connection.cursor().execute(f"BEGIN {mode}")
+        except driver.OperationalError as error:  # What goes past SQLAlchemy is not wrapped by it.
+            raise OperationalError(f"BEGIN {mode}", None, error) from error
 
     return engine
 

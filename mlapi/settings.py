@@ -50,6 +50,11 @@ def path(value: str) -> Path:
         raise ValueError(str(error)) from None
 
 
+def path_or_none(value: str) -> Path | None:
+    """A path, or nothing where it is empty."""
+    return path(value) if value else None
+
+
 def names(value: str) -> tuple[str, ...]:
     """Names, separated by commas or white space."""
     return tuple(value.replace(",", " ").split())
@@ -88,8 +93,10 @@ class Settings:
     database_url: str = setting(
         text, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
     )
-    media_dir: Path = setting(path, "", "Folder of the files' contents. Empty: data_dir/files.")
-    scratch_dir: Path = setting(path, "", "Folder in which jobs run and uploads are unpacked. Empty: data_dir/scratch.")
+    media_dir: Path = setting(path_or_none, "", "Folder of the files' contents. Empty: data_dir/files.")
+    scratch_dir: Path = setting(
+        path_or_none, "", "Folder in which jobs run and uploads are unpacked. Empty: data_dir/scratch."
+    )
     allowed_hosts: tuple[str, ...] = setting(
         names,
         "localhost 127.0.0.1 [::1]",
@@ -109,7 +116,9 @@ class Settings:
     job_timeout: float = setting(seconds, "3600", "Seconds a job may run, where its task says nothing.")
     job_timeout_limit: float = setting(seconds, "604800", "Seconds a task may ask for at most.")
     job_attempts: int = setting(whole, "3", "Attempts at a job whose workers are lost, before it fails.")
-    job_lease: float = setting(seconds, "60", "Seconds without a heartbeat after which a worker counts as lost.")
+    job_lease: float = setting(
+        seconds, "60", "Seconds without a heartbeat after which a worker counts as lost; 15 or more for SQLite."
+    )
     job_heartbeat: float = setting(seconds, "1", "Seconds between the heartbeats of a running job.")
     scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler of its own, which ends with it.")
     scheduler_interval: float = setting(seconds, "0.05", "Seconds between the scheduler's looks for queued jobs.")
@@ -143,7 +152,7 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     """Fill in the settings whose defaults lie in the data folder, and hold those that depend on others."""
     data = values["data_dir"] = values["data_dir"].absolute()
     for name, folder in (("media_dir", "files"), ("scratch_dir", "scratch")):
-        values[name] = values[name].absolute() if str(values[name]) != "." else data / folder
+        values[name] = data / folder if values[name] is None else values[name].absolute()
     values["database_url"] = values["database_url"] or f"sqlite:///{data / 'mlapi.db'}"
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

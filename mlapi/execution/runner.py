@@ -344,7 +344,8 @@ def run(ticket: dict[str, str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: lease.end("The runner was told to stop."))
     try:
         _carry(ticket, Link(ticket["attempt"], ticket["token"], lease), lease)
-    except AttemptOver:
+    except AttemptOver as over:
+        sys.stderr.write(f"The runner leaves {ticket['attempt']}: {over}\n")
         return EXIT_LEFT
     except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the end of this job
         return _confess(ticket, lease, error)

@@ -43,6 +43,7 @@ class Scheduler:
         self._tokens = Tokens(settings.secret_key)
         self._stop = threading.Event()
         self._look_for_late = 0.0
+        self._ended: dict[int, int] = {}
 
     def stop(self) -> None:
         """Have `run` return soon; jobs that run go on."""
@@ -64,8 +65,10 @@ class Scheduler:
 
     def tick(self) -> bool:
         """Look once at runners, leases and the queue; returns whether something was claimed."""
-        for attempt_id, code in self._executor.poll().items():
+        self._ended |= self._executor.poll()
+        for attempt_id, code in list(self._ended.items()):
             self._lose(attempt_id, f"The runner ended with exit status {code} and reported nothing.")
+            del self._ended[attempt_id]  # Only now: the database may not have answered, and be asked again.
         if time.monotonic() >= self._look_for_late:
             self._look_for_late = time.monotonic() + LATE
             with self._database.reading() as db:

@@ -4,7 +4,6 @@ import enum
 import re
 from typing import Self
 
-import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -45,8 +44,3 @@ class User(Numbered):
         except IntegrityError:
             raise Conflict(f"There is a user named {name} already.") from None
         return user
-
-    @classmethod
-    def named(cls, db: Session, name: str) -> Self | None:
-        """The user of that name, or None."""
-        return db.scalar(sa.select(cls).where(cls.name == name))

@@ -79,7 +79,7 @@ class Item(Node):
 
     @property
     def row(self) -> Any:
-        """This item's row; raises KeyError where there is none under this parent."""
+        """The row of this item; raises KeyError where there is none under this parent."""
         if self._row is None:
             row = self.request.db.execute(self.statement(), self.keys).first()
             if row is None:
@@ -97,7 +97,7 @@ class Item(Node):
         _ = self.row
 
     def fresh(self) -> Self:
-        """This item, to be looked at anew: its row has changed."""
+        """Return this item, to be looked at anew: its row has changed."""
         self._row = None
         return self
 

@@ -32,7 +32,7 @@ def key(wsgi):
 
 @pytest.fixture
 def ada_id(ada, db):
-    user = User.named(db, "ada").id
+    user = db.scalar(sa.select(User.id).where(User.name == "ada"))
     db.rollback()  # SQLite has one writer at a time.
     return user
 
@@ -278,7 +278,7 @@ class TestPasswords:
     def test_are_kept_as_argon2id_hashes(self, root, db):
         for name in ("one", "two"):
             root("POST", "users", {"name": name, "password": PASSWORD}, status=201)
-        hashes = {User.named(db, name).password_hash for name in ("one", "two")}
+        hashes = set(db.scalars(sa.select(User.password_hash).where(User.name.in_(["one", "two"]))))
         assert len(hashes) == 2
         assert all(each.startswith("$argon2id$v=19$") for each in hashes)
 

@@ -13,7 +13,7 @@ from mlapi.models import Base
 from mlapi.resources.files import FileItem
 from mlapi.security import Permission, Use
 from mlapi.service import Service
-from tests.support import API, HOST, Client, World, is_problem, services
+from tests.support import API, HOST, Client, World, is_problem, pipeline_of, services
 
 READ, WRITE, REGISTER, REPORT = Permission
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "TRACE", "FOO", "DELETE")
@@ -199,30 +199,32 @@ class TestForeignIdsInBodies:
         hers, his = (world.keys for world in worlds)
         before = rows(wsgi)
         url = f"users/bob/pipelines/{his['pipeline']}/runs"
-        for file in (f"users/ada/files/{hers['file']}", f"users/bob/files/{hers['file']}"):
-            answer = clients(asks)("POST", url, {"files": [f"{API}/{file}"]})
+        for owner, file in (("ada", hers["file"]), ("bob", hers["file"]), ("ada", his["file"])):
+            answer = clients(asks)("POST", url, {"files": [f"{API}/users/{owner}/files/{file}"]})
             is_problem(answer, 422, "files.0")
         assert rows(wsgi) == before
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
     def test_a_task_comes_after_tasks_of_its_own_pipeline_only(self, asks, worlds, clients, bob, helloworld):
         hers, his = (world.keys for world in worlds)
-        other = bob("POST", "users/bob/pipelines", {"name": "other"}, status=201).json
+        other, [first] = pipeline_of(bob, {"function": helloworld})
         for task in (
             f"users/ada/pipelines/{hers['pipeline']}/tasks/{hers['task']}",
             f"users/bob/pipelines/{his['pipeline']}/tasks/{his['task']}",
             f"users/bob/pipelines/{other['id']}/tasks/{his['task']}",
+            f"users/bob/pipelines/{his['pipeline']}/tasks/{first['id']}",
+            f"users/ada/pipelines/{other['id']}/tasks/{first['id']}",
         ):
             body = {"function": helloworld, "after": [f"{API}/{task}"]}
             is_problem(clients(asks)("POST", other["tasks"], body), 422, "after")
-        assert bob("GET", other["tasks"]).json["items"] == []
+        assert bob("GET", other["tasks"]).json["items"] == [first]
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
     def test_a_files_parent_is_a_file_of_its_owner(self, asks, worlds, clients, wsgi):
-        hers = worlds[0].keys
+        hers, his = (world.keys for world in worlds)
         before = rows(wsgi)
-        for parent in (f"users/ada/files/{hers['file']}", f"users/bob/files/{hers['file']}"):
-            fields = {"parent": f"{API}/{parent}"}
+        for owner, file in (("ada", hers["file"]), ("bob", hers["file"]), ("ada", his["file"])):
+            fields = {"parent": f"{API}/users/{owner}/files/{file}"}
             is_problem(clients(asks).form("users/bob/files", fields, "file", "x.txt", b"x"), 422, "parent")
         assert rows(wsgi) == before
 

@@ -69,7 +69,7 @@ def grow(db, world):
     version = db.scalars(sa.select(ModuleVersion.id).where(ModuleVersion.digest == keys["version"])).one()
     module = db.scalars(sa.select(Module.id)).one()
     function = db.scalars(sa.select(Function.id).where(Function.version_id == version)).one()
-    copies(db, User, User.named(db, keys["user"]).id, name=lambda n: f"user{n}")
+    copies(db, User, db.scalar(sa.select(User.id).where(User.name == keys["user"])), name=lambda n: f"user{n}")
     files = copies(db, File, keys["file"])
     copies(db, Pipeline, keys["pipeline"])
     copies(db, Task, keys["task"], position=lambda n: n)
