@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pyramid.paster import get_app
 from webtest import TestApp
 
-from mlapi.models import jobs
+from mlapi.models import attempts
 
 ROOT = Path(__file__).parent.parent
 API = "/api/v1"
@@ -191,7 +191,7 @@ class World:
         task = root("POST", pipeline["tasks"], {"function": helloworld}, status=201).json
         run = root("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
         with wsgi.registry.database.writing.begin() as session:
-            claim = jobs.claim(session, "tests", 1, 60)[0]
+            claim = attempts.claim(session, "tests", 1, 60)[0]
         self.keys = {
             "user": root.name,
             "file": file["id"],
@@ -217,7 +217,7 @@ class World:
 class Runner(Client):
     """The runner of a claimed job, over HTTP and without a process."""
 
-    def __init__(self, app: TestApp, wsgi: Any, claim: jobs.Claim) -> None:
+    def __init__(self, app: TestApp, wsgi: Any, claim: attempts.Claim) -> None:
         super().__init__(app, token=wsgi.registry.tokens.make(claim.attempt_id, "job", 60))
         self.claim, self.url = claim, f"{API}/attempts/{claim.attempt_id}"
 
@@ -238,7 +238,7 @@ class Runner(Client):
 def claimed(app: TestApp, wsgi: Any, most: int = 1, lease: float = 60) -> list[Runner]:
     """Claim queued jobs, oldest first, as a scheduler does; returns their runners."""
     with wsgi.registry.database.writing.begin() as session:
-        claims = jobs.claim(session, "tests", most, lease)
+        claims = attempts.claim(session, "tests", most, lease)
     return [Runner(app, wsgi, claim) for claim in claims]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from mlapi.database import Database
 from mlapi.execution.executors import Executor, Ticket
-from mlapi.models import Attempt, jobs
+from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
 from mlapi.resources.attempts import AttemptItem
 from mlapi.security import Tokens, Use
@@ -72,7 +72,7 @@ class Scheduler:
         if time.monotonic() >= self._look_for_late:
             self._look_for_late = time.monotonic() + LATE
             with self._database.reading() as db:
-                late = jobs.expired(db)
+                late = attempts.expired(db)
             for attempt_id in late:
                 self._lose(attempt_id, "The worker was not heard of before its lease ran out.")
                 self._executor.cancel(attempt_id)
@@ -83,17 +83,17 @@ class Scheduler:
         if free:
             with self._database.reading() as db:
                 free = free if jobs.waiting(db) else 0
-                free = free and min(free, self._settings.slots - jobs.running(db, self._settings.worker))
+                free = free and min(free, self._settings.slots - attempts.running(db, self._settings.worker))
         if free <= 0:
             return False
         with self._database.writing.begin() as db:
-            claims = jobs.claim(db, self._settings.worker, free, self._settings.job_lease)
+            claims = attempts.claim(db, self._settings.worker, free, self._settings.job_lease)
         for claim in claims:
             log.info("Job %d: attempt %d starts.", claim.job_id, claim.number)
             self._executor.submit(self._ticket(claim))
         return bool(claims)
 
-    def _ticket(self, claim: jobs.Claim) -> Ticket:
+    def _ticket(self, claim: attempts.Claim) -> Ticket:
         lifetime = (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
         url = self._settings.url + AttemptItem.path.format(attempt=claim.attempt_id)
         return Ticket(claim.attempt_id, url, self._tokens.make(claim.attempt_id, Use.JOB, lifetime))
@@ -101,7 +101,7 @@ class Scheduler:
     def _lose(self, attempt_id: int, why: str) -> None:
         with self._database.writing.begin() as db:
             attempt = db.scalars(sa.select(Attempt).where(Attempt.id == attempt_id)).first()
-            if attempt is not None and jobs.lose(db, attempt, self._settings.job_attempts, why):
+            if attempt is not None and attempts.lose(db, attempt, self._settings.job_attempts, why):
                 log.warning("Job %d: attempt %d is lost. %s", attempt.job_id, attempt.number, why)
 
     def _sweep_now_and_then(self) -> None:

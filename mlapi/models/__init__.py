@@ -1,8 +1,9 @@
 """What is kept: SQLAlchemy tables and the rules of the domain. Knows nothing of HTTP."""
 
+from mlapi.models.attempts import Attempt, LogPiece, Upload
 from mlapi.models.base import Base
 from mlapi.models.files import File
-from mlapi.models.jobs import Attempt, Job, JobInput, JobParent, LogPiece, Upload
+from mlapi.models.jobs import Job, JobInput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.pipelines import Pipeline, Task
 from mlapi.models.runs import Run, RunFile

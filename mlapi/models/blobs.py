@@ -5,8 +5,8 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from mlapi.database import Database
+from mlapi.models.attempts import Upload
 from mlapi.models.files import File
-from mlapi.models.jobs import Upload
 from mlapi.models.modules import ModuleVersion
 
 

@@ -5,21 +5,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.models.attempts import Attempt, LogPiece, Upload
 from mlapi.models.base import Base, Numbered, now
 from mlapi.models.errors import Conflict, FieldError, Invalid
 from mlapi.models.files import File
-from mlapi.models.jobs import (
-    OVER,
-    Attempt,
-    Job,
-    JobInput,
-    JobParent,
-    LogPiece,
-    Status,
-    Upload,
-    move,
-    take_inputs,
-)
+from mlapi.models.jobs import OVER, Job, JobInput, JobParent, Status, move, take_inputs
 from mlapi.models.pipelines import Pipeline, Task, parents
 
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from mlapi.downloads import download
-from mlapi.models import jobs as rules
-from mlapi.models.jobs import Output, Status
+from mlapi.models import attempts as rules
+from mlapi.models.attempts import Output
+from mlapi.models.jobs import Status
 from mlapi.resources.attempts import (
     AttemptItem,
     AttemptLog,

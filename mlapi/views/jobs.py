@@ -5,6 +5,7 @@ from typing import Any
 from pyramid.response import Response
 
 from mlapi.models import jobs as rules
+from mlapi.models.attempts import read_log
 from mlapi.resources.jobs import AllJobs, JobCancel, JobItem, JobLog, Jobs
 from mlapi.schemas.attempts import LogFrom
 from mlapi.schemas.pages import AllJobsPage, JobsPage
@@ -25,7 +26,7 @@ def show_log(job_log: JobLog, request: Any) -> Response:
     """Read the log of the job's present attempt, from `offset` bytes on."""
     job: Any = job_log.__parent__
     attempt, offset = job.current_attempt, request.validated["query"]["offset"]
-    text = b"" if attempt is None else rules.read_log(request.db, attempt, offset)
+    text = b"" if attempt is None else read_log(request.db, attempt, offset)
     return Response(body=text, content_type="text/plain", charset="utf-8")
 
 

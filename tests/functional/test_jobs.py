@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.check import of_tables
-from mlapi.models import Attempt, Job, jobs
+from mlapi.models import Attempt, Job, attempts
 from tests.support import HOST, claimed, is_problem, picky, pipeline_of
 
 
@@ -49,7 +49,7 @@ def lose(wsgi):
 
     def lost(runner, most=3):
         with wsgi.registry.database.writing.begin() as db:
-            return jobs.lose(db, db.get_one(Attempt, runner.claim.attempt_id), most, "Not heard of.")
+            return attempts.lose(db, db.get_one(Attempt, runner.claim.attempt_id), most, "Not heard of.")
 
     return lost
 
@@ -371,15 +371,15 @@ class TestLost:
     def test_is_noticed_when_the_lease_has_run_out(self, run, app, wsgi):
         [late] = claimed(app, wsgi, lease=-1)
         with wsgi.registry.database.reading() as db:
-            assert jobs.expired(db) == [late.claim.attempt_id]
+            assert attempts.expired(db) == [late.claim.attempt_id]
         assert tell(late, "heartbeat").status_int == 200  # Late, but nobody has taken the job away.
         with wsgi.registry.database.reading() as db:
-            assert jobs.expired(db) == []
+            assert attempts.expired(db) == []
 
     def test_is_noticed_without_any_lease(self, runner, wsgi, lose):
         with wsgi.registry.database.writing.begin() as db:
             db.execute(sa.update(Job).values(lease_until=None))
-            assert jobs.expired(db) == [runner.claim.attempt_id]
+            assert attempts.expired(db) == [runner.claim.attempt_id]
         lose(runner)
 
 
@@ -434,7 +434,7 @@ class TestClaims:
             ada("POST", pipeline["runs"], {"files": files}, status=201)
         writing = wsgi.registry.database.writing
         with writing.begin() as one, writing.begin() as two:
-            taken = [[claim.job_id for claim in jobs.claim(db, "tests", 3, 60)] for db in (one, two)]
+            taken = [[claim.job_id for claim in attempts.claim(db, "tests", 3, 60)] for db in (one, two)]
         assert [len(each) for each in taken] == [3, 1]
         assert len({*taken[0], *taken[1]}) == 4
 

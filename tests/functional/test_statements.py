@@ -6,7 +6,20 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from mlapi.models import File, Function, Job, JobInput, Module, ModuleVersion, Pipeline, Run, Task, User
+from mlapi.models import (
+    Attempt,
+    File,
+    Function,
+    Job,
+    JobInput,
+    Module,
+    ModuleVersion,
+    Pipeline,
+    Run,
+    Task,
+    User,
+    attempts,
+)
 from mlapi.models import jobs as rules
 from tests.support import API, World, services
 
@@ -174,10 +187,10 @@ def test_what_runners_and_schedulers_do_is_found_by_indices(world, ada, hellowor
         world.runner("POST", f"{attempt}/report", report, status=200)
         other = World(ada, helloworld, wsgi)  # Claims its job as well.
         with database.writing.begin() as db:
-            rules.lose(db, db.get_one(rules.Attempt, other.keys["attempt"]), 3, "lost")
+            attempts.lose(db, db.get_one(Attempt, other.keys["attempt"]), 3, "lost")
             assert rules.waiting(db)
-            assert rules.running(db, "tests") == 0
-            assert rules.expired(db) == []
+            assert attempts.running(db, "tests") == 0
+            assert attempts.expired(db) == []
         place = "users/ada/pipelines/{pipeline}/runs/{run}".format(**other.keys)
         ada("POST", f"{place}/jobs/{other.keys['job']}/cancel", status=200)
         ada("DELETE", place, status=200)

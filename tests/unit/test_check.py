@@ -10,8 +10,10 @@ import sqlalchemy as sa
 
 from mlapi.check import LATE, QUERIES, of_tables, violations
 from mlapi.database import Database, sqlite_driver
-from mlapi.models import Attempt, Base, User, jobs, runs
-from mlapi.models.jobs import Output, Report, Status
+from mlapi.models import Attempt, Base, Job, User, attempts, runs
+from mlapi.models.attempts import Output, Report
+from mlapi.models.base import clock
+from mlapi.models.jobs import Status
 from mlapi.settings import Settings
 from mlapi.storage import store_from
 from tests.rows import furnish
@@ -95,15 +97,15 @@ def live(db):
     db.add(User(name="bob", password_hash=""))
     for _ in range(2):
         runs.start(db, pipeline, [file])
-    for claim in jobs.claim(db, "w", 9, 60):
+    for claim in attempts.claim(db, "w", 9, 60):
         attempt = db.get_one(Attempt, claim.attempt_id)
-        jobs.append_log(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
-        jobs.hand_in(db, attempt, SHA256, len(CONTENT))
+        attempts.append_log(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
+        attempts.hand_in(db, attempt, SHA256, len(CONTENT))
         if claim.job_id == 1:
-            jobs.report(db, attempt, Report(Status.FINISHED, outputs=[Output("o", SHA256, {}, "created")]))
+            attempts.report(db, attempt, Report(Status.FINISHED, outputs=[Output("o", SHA256, {}, "created")]))
         else:
-            jobs.report(db, attempt, Report(Status.FAILED, "broken"))
-    assert [claim.job_id for claim in jobs.claim(db, "w", 9, 60)] == [2]
+            attempts.report(db, attempt, Report(Status.FAILED, "broken"))
+    assert [claim.job_id for claim in attempts.claim(db, "w", 9, 60)] == [2]
     runs.start(db, pipeline, [file])
 
 
@@ -170,7 +172,7 @@ def test_a_lease_may_be_late_for_as_long_as_a_scheduler_takes(settings):
     database = Database(settings.database_url)
     for late, broken in ((LATE - 5, False), (LATE + 5, True)):
         with database.writing.begin() as session:
-            session.execute(sa.update(jobs.Job).where(jobs.Job.id == 2).values(lease_until=jobs.clock(-late)))
+            session.execute(sa.update(Job).where(Job.id == 2).values(lease_until=clock(-late)))
         with database.reading() as connection:
             assert bool(list(of_tables(connection))) is broken
     database.engine.dispose()

@@ -26,11 +26,13 @@ from mlapi.models import (
     JobInput,
     JobParent,
     Run,
+    attempts,
     jobs,
     runs,
 )
+from mlapi.models.attempts import Output, Report
 from mlapi.models.errors import AttemptOver, Conflict
-from mlapi.models.jobs import MOVES, OVER, Output, Report, Status
+from mlapi.models.jobs import MOVES, OVER, Status
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
@@ -91,7 +93,7 @@ class Life(RuleBasedStateMachine):
         with self.database.writing.begin() as db:
             self.attempts += [
                 SimpleNamespace(id=each.attempt_id, job_id=each.job_id, number=each.number)
-                for each in jobs.claim(db, "w", most, 60)
+                for each in attempts.claim(db, "w", most, 60)
             ]
 
     def pick(self, db, data):
@@ -115,8 +117,8 @@ class Life(RuleBasedStateMachine):
             held = self.holds(db, attempt)
             try:
                 if outputs:
-                    jobs.hand_in(db, attempt, SHA256, 0)
-                jobs.report(db, attempt, Report(Status(status), "told", {}, made))
+                    attempts.hand_in(db, attempt, SHA256, 0)
+                attempts.report(db, attempt, Report(Status(status), "told", {}, made))
             except AttemptOver:
                 assert not held
                 db.rollback()
@@ -135,13 +137,13 @@ class Life(RuleBasedStateMachine):
             held = self.holds(db, attempt)
             try:
                 if what == "lose":
-                    assert jobs.lose(db, attempt, MOST, "lost") is held
+                    assert attempts.lose(db, attempt, MOST, "lost") is held
                     return
                 if what == "log":
                     size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
-                    jobs.append_log(db, attempt, size, b"x", 100)
+                    attempts.append_log(db, attempt, size, b"x", 100)
                 else:
-                    jobs.beat(db, attempt, 60)
+                    attempts.beat(db, attempt, 60)
             except AttemptOver:
                 assert not held
             else:
@@ -267,12 +269,12 @@ def test_names_that_come_twice_get_numbers(names, taken, job):
 
 def test_a_wish_to_stop_does_not_follow_a_job_that_is_queued_again(job):
     db, number = job
-    [claim] = jobs.claim(db, "w", 1, 60)
+    [claim] = attempts.claim(db, "w", 1, 60)
     attempt = SimpleNamespace(id=claim.attempt_id, job_id=number, number=1)
-    assert jobs.beat(db, attempt, 60) is False
+    assert attempts.beat(db, attempt, 60) is False
     jobs.cancel(db, number)
-    assert jobs.beat(db, attempt, 60) is True
-    assert jobs.lose(db, attempt, 3, "lost") is True
+    assert attempts.beat(db, attempt, 60) is True
+    assert attempts.lose(db, attempt, 3, "lost") is True
     assert db.scalar(sa.select(Job.status)) == Status.CANCELLED
 
 
