@@ -33,6 +33,9 @@ QUERIES = {
         WHERE jobs.status IN ('FINISHED', 'CANCELLED', 'QUEUED', 'PENDING', 'RUNNING')
         GROUP BY jobs.id, jobs.status
         HAVING count(attempts.id) <> CASE jobs.status WHEN 'FINISHED' THEN 1 ELSE 0 END""",
+    "I2 job {0} failed, but attempt {1} at it finished": """
+        SELECT jobs.id, attempts.id FROM jobs JOIN attempts ON attempts.job_id = jobs.id
+        WHERE jobs.status = 'FAILED' AND attempts.status = 'FINISHED'""",
     "I2 job {0} is {1} without the time at which it ended, or the reverse": """
         SELECT id, status FROM jobs
         WHERE (ended IS NULL) <> (status NOT IN ('FINISHED', 'FAILED', 'CANCELLED'))""",

@@ -146,7 +146,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['function_id'], ['functions.id'], name=op.f('fk_jobs_function_id_functions')),
     sa.ForeignKeyConstraint(['owner_id'], ['users.id'], name=op.f('fk_jobs_owner_id_users')),
     sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_jobs_run_id_runs')),
-    sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('fk_jobs_task_id_tasks')),
+    sa.ForeignKeyConstraint(['task_id'], ['tasks.id'], name=op.f('fk_jobs_task_id_tasks'), ondelete='SET NULL'),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_jobs')),
     sa.UniqueConstraint('run_id', 'position', name=op.f('uq_jobs_run_id_position')),
     sqlite_autoincrement=True

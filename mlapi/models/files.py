@@ -1,14 +1,12 @@
 """Files: immutable contents under a name, with tags, an owner, and where they came from."""
 
 import enum
-import functools
 from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.models.base import Numbered
-from mlapi.models.errors import Held
 
 
 class Kind(enum.StrEnum):
@@ -47,30 +45,3 @@ class File(Numbered):
         found = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
         by_id = {file.id: file for file in found}
         return [by_id[each] for each in ids if each in by_id]
-
-    @classmethod
-    def delete(cls, db: Session, file_id: int) -> None:
-        """Delete a file; raises `Held` while a run used it or a job made or took it."""
-        file = db.get_one(cls, file_id, with_for_update=True)
-        if holders := db.execute(_holders(), {"file": file_id}).all():
-            raise Held("Runs or jobs hold this file.", holders)
-        db.execute(sa.update(cls).where(cls.parent_id == file_id).values(parent_id=None))
-        db.delete(file)
-        db.flush()
-
-
-@functools.cache
-def _holders() -> Any:
-    """The SELECT of the runs over a file, the jobs that took it, and the job that made it, twenty at most."""
-    from mlapi.models.jobs import Job, JobInput
-    from mlapi.models.runs import Run, RunFile
-
-    this: Any = sa.bindparam("file")
-    of_job = sa.select(Run.pipeline_id, Run.id, Job.id).join(Job, Job.run_id == Run.id)
-    none = sa.cast(sa.null(), Job.id.type)
-    over_it = (
-        sa.select(Run.pipeline_id, Run.id, none).join(RunFile, RunFile.run_id == Run.id).where(RunFile.file_id == this)
-    )
-    took_it = of_job.join(JobInput, JobInput.job_id == Job.id).where(JobInput.file_id == this)
-    made_it = of_job.join(File, File.job_id == Job.id).where(File.id == this)
-    return sa.union(over_it, took_it, made_it).limit(20)

@@ -67,7 +67,7 @@ class Job(Numbered):
 
     run_id: Mapped[int] = mapped_column(sa.ForeignKey("runs.id"))
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
-    task_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tasks.id"))
+    task_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tasks.id", ondelete="SET NULL"))
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))
     position: Mapped[int]
     arguments: Mapped[dict[str, Any]]
@@ -127,9 +127,15 @@ def take_inputs(db: Session, job_id: int, files: Sequence[tuple[int, str]]) -> N
 
 def lock_run(db: Session, run_id: int) -> None:
     """Let nobody else change the run's jobs: of two parents ending at once, the second sees the first."""
-    from mlapi.models.runs import Run
+    db.execute(_LOCK, {"run_id": run_id})
 
-    db.get_one(Run, run_id, with_for_update=True)
+
+_LOCK: Any = (
+    sa.select(sa.column("id"))
+    .select_from(sa.table("runs"))  # The class of runs is made of jobs, and comes after them.
+    .where(sa.column("id") == sa.bindparam("run_id"))
+    .with_for_update()
+)
 
 
 def follow(db: Session, run_id: int) -> None:

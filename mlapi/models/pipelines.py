@@ -145,9 +145,6 @@ def delete_task(db: Session, task_id: int) -> None:
     tasks = Pipeline.locked(db, pipeline_id).tasks(db)
     if holders := [each.id for each in tasks if each.after and task_id in each.after]:
         raise Conflict("Other tasks come after this one by name; change them first.", tasks=holders)
-    from mlapi.models.jobs import Job
-
-    db.execute(sa.update(Job).where(Job.task_id == task_id).values(task_id=None))
     db.execute(sa.delete(Task).where(Task.id == task_id))
     _reorder(db, [each.id for each in tasks if each.id != task_id], 1)
 

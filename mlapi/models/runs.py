@@ -7,7 +7,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.models.attempts import Attempt, LogPiece, Upload
 from mlapi.models.base import Base, Numbered, now
-from mlapi.models.errors import Conflict, FieldError, Invalid
+from mlapi.models.errors import Conflict, FieldError, Held, Invalid
 from mlapi.models.files import File
 from mlapi.models.jobs import OVER, Job, JobInput, JobParent, Status, move, take_inputs
 from mlapi.models.pipelines import Pipeline, Task, parents
@@ -193,3 +193,25 @@ def delete_pipeline(db: Session, pipeline_id: int) -> dict[str, int]:
     tasks: Any = db.execute(sa.delete(Task).where(Task.pipeline_id == pipeline_id))
     db.execute(sa.delete(Pipeline).where(Pipeline.id == pipeline_id))
     return {"pipelines": 1, "tasks": tasks.rowcount, **gone}
+
+
+_of_job = sa.select(Run.pipeline_id, Run.id, Job.id).join(Job, Job.run_id == Run.id)
+_FILE: Any = sa.bindparam("file")
+_HOLDERS = sa.union(
+    sa.select(Run.pipeline_id, Run.id, sa.cast(sa.null(), Job.id.type))
+    .join(RunFile, RunFile.run_id == Run.id)
+    .where(RunFile.file_id == _FILE),
+    _of_job.join(JobInput, JobInput.job_id == Job.id).where(JobInput.file_id == _FILE),
+    _of_job.join(File, File.job_id == Job.id).where(File.id == _FILE),
+).limit(20)
+"""The runs over a file, the jobs that took it, and the job that made it: `(pipeline_id, run_id, job_id or None)`."""
+
+
+def delete_file(db: Session, file_id: int) -> None:
+    """Delete a file; raises `Held` while a run is over it, or a job made or took it."""
+    file = db.get_one(File, file_id, with_for_update=True)
+    if holders := db.execute(_HOLDERS, {"file": file_id}).all():
+        raise Held("Runs or jobs hold this file.", holders)
+    db.execute(sa.update(File).where(File.parent_id == file_id).values(parent_id=None))
+    db.delete(file)
+    db.flush()

@@ -36,8 +36,8 @@ TITLES = {status: kind.title for status, kind in http.status_map.items()} | {
 }
 
 
-def problem(status: int, detail: str | None = None, **more: Any) -> Response:
-    """A problem document of that status."""
+def problem(status: int, detail: str | None = None, /, **more: Any) -> Response:
+    """A problem document of that status; what more it says never replaces what every one says."""
     document = {
         "type": "about:blank",
         "title": TITLES.get(status, "Error"),
@@ -45,7 +45,7 @@ def problem(status: int, detail: str | None = None, **more: Any) -> Response:
         "detail": detail,
     }
     response = Response(status=status, content_type="application/problem+json", charset=None)
-    response.body = orjson.dumps(document | more, default=str)
+    response.body = orjson.dumps({**document, **more, **document}, default=str)
     if status == 503:
         response.headers["Retry-After"] = "5"
     return response

@@ -9,6 +9,7 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 from mlapi.downloads import download
 from mlapi.models import File
 from mlapi.models.errors import Conflict, Held, Invalid, all_of
+from mlapi.models.runs import delete_file
 from mlapi.resources.base import match, references
 from mlapi.resources.files import AllFiles, FileContent, FileItem, Files
 from mlapi.schemas.files import FileChange, NewFile
@@ -63,7 +64,7 @@ def update(file: FileItem, request: Any) -> FileItem:
 def delete(file: FileItem, request: Any) -> dict[str, Any]:
     """Delete a file that no run used and no job made."""
     try:
-        File.delete(request.db, file.id)
+        delete_file(request.db, file.id)
     except Held as held:
         raise Conflict(str(held), held_by=file.links_to(held.holders)) from None
     return answers.deleted(files=1)

@@ -33,6 +33,9 @@ BREAKS = {
         ("UPDATE attempts SET status = 'FAILED' WHERE id = 3", (2, "RUNNING", 1)),
         ("UPDATE jobs SET status = 'CANCELLED' WHERE id = 3", (3, "CANCELLED", 1)),
     ],
+    "I2 job {0} failed, but attempt {1} at it finished": [
+        ("UPDATE attempts SET status = 'FINISHED' WHERE id = 2", (3, 2)),
+    ],
     "I2 job {0} is {1} without the time at which it ended, or the reverse": [
         ("UPDATE jobs SET ended = NULL WHERE id = 1", (1, "FINISHED")),
         ("UPDATE jobs SET ended = created WHERE id = 2", (2, "RUNNING")),
