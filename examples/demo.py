@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -92,8 +93,9 @@ def service(port: int) -> Iterator[str]:
     base = f"http://127.0.0.1:{port}"
     with (FOLDER / "service.log").open("ab") as log:
         server = subprocess.Popen(
-            [BIN / "pserve", INI, f"http_port={port}"],
+            [BIN / "pserve", INI],
             cwd=ROOT,
+            env={**os.environ, "MLAPI_PORT": str(port)},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -192,6 +194,8 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=6543)
     arguments = parser.parse_args()
     os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # So that the service is stopped as well.
     passwords = prepare()
     digits = FOLDER / "digits.npz"
     subprocess.run([sys.executable, ROOT / "modules" / "robustness" / "make_digits.py", digits], check=True)

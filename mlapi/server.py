@@ -28,15 +28,19 @@ LIMITS = {
 
 
 def serve(app: Any, global_conf: dict[str, str], **options: str) -> None:
-    """Serve until told to stop; called by pserve for ``[server:main] use = egg:mlapi``."""
+    """Serve until told to stop; called by pserve for ``[server:main] use = egg:mlapi``.
+
+    `MLAPI_HOST` and `MLAPI_PORT` in the environment win over the ini file.
+    """
     settings = app.registry.mlapi
+    environ = {name: os.environ.get(f"MLAPI_{name.upper()}") for name in ("host", "port")}
+    options |= {name: value for name, value in environ.items() if value is not None}
     limits = LIMITS | {"max_request_body_size": str(settings.upload_limit + settings.body_limit)}
     family: Any = contextlib.nullcontext()
     if settings.scheduler:
         host, port = options.get("host", "127.0.0.1"), options.get("port", "8080")
         family = scheduler(global_conf["__file__"], f"http://{host}:{port}")
     signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Requests on their way are answered before that.
     with family:
         waitress.serve(app, **(limits | options))
 

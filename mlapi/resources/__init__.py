@@ -25,7 +25,7 @@ from pyramid.httpexceptions import HTTPNotFound
 
 from mlapi.resources.attempts import Attempts
 from mlapi.resources.auth import Auth, Refresh, Token
-from mlapi.resources.base import Node, PlainResourceURL, must_be_known, place
+from mlapi.resources.base import Node, must_be_known, place
 from mlapi.resources.files import AllFiles
 from mlapi.resources.jobs import AllJobs
 from mlapi.resources.modules import Modules
@@ -90,5 +90,4 @@ def includeme(config: Any) -> None:
     """Make the tree the application's."""
     config.set_root_factory(Root)
     config.add_subscriber(arrive, "pyramid.events.ContextFound")
-    config.add_resource_url_adapter(PlainResourceURL)
     config.add_request_method(lambda request: request.application_url, "root_url", reify=True)

@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 from pyramid.httpexceptions import HTTPUnauthorized
-from pyramid.traversal import ResourceURL
 
 from mlapi.models.errors import FieldError, Invalid
 from mlapi.security import Permission
@@ -262,11 +261,3 @@ def must_be_known(request: Any) -> Any:
     if request.identity is None:
         raise HTTPUnauthorized()
     return request.identity
-
-
-class PlainResourceURL(ResourceURL):
-    """Links as the routes spell them: without Pyramid's slash at the end."""
-
-    def __init__(self, resource: Any, request: Any) -> None:
-        super().__init__(resource, request)
-        self.virtual_path: str = self.virtual_path.rstrip("/") or "/"

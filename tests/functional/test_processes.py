@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -14,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import HASTY, Process, Service, family, memory, process, wait_for
-from tests.support import API, multipart
+from tests.processes import HASTY, Process, Service, family, free_port, memory, process, wait_for
+from tests.support import API, command, multipart
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),
@@ -212,8 +214,9 @@ def test_two_schedulers_run_each_of_forty_jobs_once(service: Service, note: Path
 def test_a_function_sees_no_secret(service: Service, note: Path) -> None:
     (job,) = service.over(service.start(task("look", note)))
     seen = service.text(service.outputs(job)[0]["content"])
-    for secret in (service.url, service.environ["MLAPI_SECRET_KEY"], "eyJ"):
+    for secret in (service.url, service.environ["MLAPI_SECRET_KEY"]):
         assert secret not in seen
+    assert re.search(r"eyJ[\w-]+\.eyJ", seen) is None  # How every signed token begins.
     told = json.loads(seen)
     assert [name for name in told["own"] if name.startswith("MLAPI")] == ["MLAPI_JOB_DIR"]
     assert told["open"] == ["0", "1", "2", "3"]  # The last is the folder that is listed.
@@ -330,3 +333,19 @@ def test_the_servers_own_scheduler_ends_with_it(developer: Service, note: Path, 
     assert developer.server is not None
     assert developer.end(developer.server, number) == status
     wait_for(lambda: not any(each.lives for each in (scheduler, *runners)), "the scheduler to end", 5)
+
+
+def test_the_environment_says_where_the_server_listens(service: Service) -> None:
+    port = free_port()
+    environ = {**service.environ, "MLAPI_PORT": str(port)}
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with subprocess.Popen([command("pserve"), service.ini], env=environ) as server:
+        try:
+            wait_for(listens, "the server at its other port")
+        finally:
+            server.terminate()
+    assert not listens()
