@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from pyramid.authorization import Allow
 
 from mlapi.models import Attempt, File, Function, Job, JobInput, Module, ModuleVersion, Run, User
+from mlapi.models.jobs import Status
 from mlapi.resources.base import Collection, Item, Node, must_be_known
 from mlapi.resources.jobs import JobItem
 from mlapi.security import Permission, Use
@@ -33,17 +34,23 @@ class Report(Node):
 
 
 class ModuleArchive(Node):
-    """The code that the attempt runs."""
+    """The code that the attempt runs, for as long as it does."""
+
+    def load(self) -> None:
+        """Raise KeyError where the attempt is not there, or over."""
+        attempt: Any = self.__parent__
+        if attempt.row.status != Status.RUNNING:
+            raise KeyError(self.__name__)
 
 
 class InputItem(Item):
-    """The bytes of one of the job's input files."""
+    """The bytes of one of the job's input files, for as long as the attempt runs."""
 
     key = "input"
     columns = (inputs.number, inputs.name, files.sha256, files.size, files.tags)
     source = sa.join(JobInput.__table__, File.__table__, inputs.file_id == files.id)
     by = inputs.number
-    within = inputs.job_id == attempts.job_id
+    within = sa.and_(inputs.job_id == attempts.job_id, attempts.status == Status.RUNNING)
 
 
 class Inputs(Collection):

@@ -349,6 +349,14 @@ class TestLost:
         lose(runner)
         assert [job["status"] for job in both()] == ["CANCELLED", "CANCELLED"]
 
+    def test_reads_nothing_any_more(self, runner, lose):
+        job = runner("GET", runner.url, status=200).json
+        places = [job["module"]["archive"], job["inputs"][0]["content"]]
+        assert [runner("GET", url).status_int for url in places] == [200, 200]
+        lose(runner)
+        for url in places:
+            is_problem(runner("GET", url), 404)
+
     @pytest.mark.parametrize("what", FENCED)
     @pytest.mark.parametrize("since", ["nobody", "another"])
     def test_changes_nothing_any_more(self, since, what, runner, lose, both, app, wsgi):
