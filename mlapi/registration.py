@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlapi import archives
-from mlapi.models.errors import FieldError, Invalid, TooLarge
+from mlapi.errors import FieldError, Invalid, TooLarge
 from mlapi.schemas import manifests
 from mlapi.storage import Blob, BlobStore
 from mlapi.uploads import read_chunks
@@ -76,7 +76,7 @@ class Intake:
 
 def _of_manifest(bad: manifests.BadManifest) -> Iterator[FieldError]:
     for name, description in bad.errors:
-        yield FieldError("body", f"manifest.{name}".rstrip("."), description)
+        yield FieldError(f"manifest.{name}".rstrip("."), description)
 
 
 def spool(file: BinaryIO, limit: int, chunks: Iterable[bytes]) -> Blob:

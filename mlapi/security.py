@@ -20,8 +20,8 @@ from pyramid_jwt import JWTAuthenticationPolicy
 from sqlalchemy.orm import Session
 from zope.interface import implementer
 
+from mlapi.errors import Invalid
 from mlapi.models import User
-from mlapi.models.errors import Invalid
 from mlapi.settings import Settings
 
 ALGORITHM = "HS256"

@@ -7,7 +7,7 @@ query string is checked here, before the view, and strictly.
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import colander
 import cornice
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
-from mlapi.models.errors import FieldError, Invalid
+from mlapi.errors import FieldError
 from mlapi.resources import Root
 from mlapi.resources.base import Node
 from mlapi.uploads import read_whole
@@ -29,19 +29,27 @@ class Expects:
     query: colander.Schema | None = None
 
 
+class InvalidRequest(Exception):
+    """A request that is not as its service expects it; `errors` has the field errors of each part of it."""
+
+    def __init__(self, errors: Mapping[str, Sequence[FieldError]]) -> None:
+        self.errors = errors
+        super().__init__("The request is not valid.")
+
+
 def check(request: Any, schema: Expects | None = None, **_other: Any) -> None:
-    """Put the valid body and query string into `request.validated`; raise `Invalid` with all that is not."""
+    """Put the valid body and query string into `request.validated`; raise `InvalidRequest` with all that is not."""
     if schema is None:
         return
-    errors: list[FieldError] = []
+    errors: dict[str, list[FieldError]] = {}
     for name, location, found in (("query", "querystring", query_of), ("body", "body", json_of)):
         if (expected := getattr(schema, name)) is not None:
             try:
                 request.validated[name] = expected.deserialize(found(request))
             except colander.Invalid as invalid:
-                errors += field_errors(invalid, location)
+                errors[location] = list(field_errors(invalid))
     if errors:
-        raise Invalid(errors)
+        raise InvalidRequest(errors)
 
 
 def json_of(request: Any) -> Any:
@@ -92,20 +100,20 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_integer, parse_fl
 
 
 def query_of(request: Any) -> dict[str, str]:
-    """The parameters of the query string; raises `Invalid` where one is given twice."""
+    """The parameters of the query string; raises `InvalidRequest` where one is given twice."""
     given = request.GET
     found = dict(given)
     if len(found) != len(given):
         twice = sorted({name for name in given if len(given.getall(name)) > 1})
-        raise Invalid(FieldError("querystring", name, "Given more than once.") for name in twice)
+        raise InvalidRequest({"querystring": [FieldError(name, "Given more than once.") for name in twice]})
     return found
 
 
-def field_errors(invalid: colander.Invalid, location: str) -> Iterator[FieldError]:
+def field_errors(invalid: colander.Invalid) -> Iterator[FieldError]:
     """Every error of a colander exception, with its dotted name; half a character in it is escaped."""
     for name, description in invalid.asdict(separator=" ").items():
         written = name.removeprefix(".").encode("utf-8", "backslashreplace").decode()
-        yield FieldError(location, written, description)
+        yield FieldError(written, description)
 
 
 class Service(cornice.Service):

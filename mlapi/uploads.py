@@ -13,7 +13,7 @@ from multipart import (
     parse_options_header,
 )
 
-from mlapi.models.errors import Invalid, TooLarge
+from mlapi.errors import Invalid, TooLarge
 from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK, Blob
 

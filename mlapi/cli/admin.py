@@ -12,9 +12,9 @@ from mlapi import registration
 from mlapi.check import violations
 from mlapi.cli import settings_of
 from mlapi.database import Database
+from mlapi.errors import DomainError, Invalid
 from mlapi.models import Module, User, modules
 from mlapi.models.blobs import referenced
-from mlapi.models.errors import DomainError, Invalid
 from mlapi.models.users import Role
 from mlapi.security import Passwords, Tokens, Use
 from mlapi.settings import Settings, SettingsError

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.errors import AttemptOver, Conflict, FieldError, Invalid
 from mlapi.models.base import Base, Numbered, Time, clock
-from mlapi.models.errors import AttemptOver, Conflict, FieldError, Invalid
 from mlapi.models.files import File, Kind
 from mlapi.models.jobs import Job, JobInput, Status, follow, lock_run, move
 from mlapi.models.modules import Function
@@ -221,9 +221,9 @@ def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> N
     errors = []
     for index, output in enumerate(outputs):
         if output.sha256 not in uploads:
-            errors.append(FieldError("body", f"outputs.{index}.sha256", "This attempt has uploaded no such blob."))
+            errors.append(FieldError(f"outputs.{index}.sha256", "This attempt has uploaded no such blob."))
         if output.input is not None and output.input not in inputs:
-            errors.append(FieldError("body", f"outputs.{index}.input", "The job has no such input."))
+            errors.append(FieldError(f"outputs.{index}.input", "The job has no such input."))
     if errors:
         raise Invalid(errors)
     given: dict[int, dict[str, Any]] = dict(

@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.errors import Conflict
 from mlapi.models.base import Base, Numbered, Time, clock, now
-from mlapi.models.errors import Conflict
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
+from mlapi.errors import Conflict, Invalid
 from mlapi.models.base import Numbered
-from mlapi.models.errors import Conflict, Invalid
 from mlapi.models.options import Option
 from mlapi.models.users import SLUG
 from mlapi.schemas.types import storable

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlapi.models.errors import FieldError, Invalid
+from mlapi.errors import FieldError, Invalid
 from mlapi.schemas.types import INT64, storable
 
 TYPES = ("str", "int", "float", "bool", "enum")
@@ -107,7 +107,7 @@ def check_arguments(options: Sequence[Option], arguments: dict[str, Any], prefix
     `Invalid` with an error for each argument.
     """
     errors = [
-        FieldError("body", f"{prefix}.{name}", text)
+        FieldError(f"{prefix}.{name}", text)
         for name, text in (*_unknown(options, arguments), *_unfit(options, arguments))
     ]
     if errors:

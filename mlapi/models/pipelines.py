@@ -5,8 +5,8 @@ from typing import Any, Self, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
+from mlapi.errors import Conflict, Invalid
 from mlapi.models.base import Numbered
-from mlapi.models.errors import Conflict, Invalid
 from mlapi.models.modules import Function, Offered
 from mlapi.models.options import Option, check_arguments
 

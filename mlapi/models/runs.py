@@ -5,9 +5,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.errors import Conflict, FieldError, Held, Invalid
 from mlapi.models.attempts import Attempt, LogPiece, Upload
 from mlapi.models.base import Base, Numbered, now
-from mlapi.models.errors import Conflict, FieldError, Held, Invalid
 from mlapi.models.files import File
 from mlapi.models.jobs import OVER, Job, JobInput, JobParent, Status, move, take_inputs
 from mlapi.models.pipelines import Pipeline, Task, parents
@@ -58,14 +58,14 @@ def start(db: Session, pipeline_id: int, file_ids: list[int], key: str | None = 
     files = File.owned(db, pipeline.owner_id, file_ids)
     found = {file.id for file in files}
     errors = [
-        FieldError("body", f"files.{index}", "There is no such file.")
+        FieldError(f"files.{index}", "There is no such file.")
         for index, each in enumerate(file_ids)
         if each not in found
     ]
     before = parents(tasks)
     for task, earlier_tasks in zip(tasks, before, strict=True):
         if not earlier_tasks and not errors and (misfit := task.function.misfits([file.name for file in files])):
-            errors.append(FieldError("body", "files", misfit))
+            errors.append(FieldError("files", misfit))
     if errors:
         raise Invalid(errors)
     run = Run(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, task_count=len(tasks))

@@ -7,8 +7,8 @@ from typing import Self
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.errors import Conflict, Invalid
 from mlapi.models.base import Numbered
-from mlapi.models.errors import Conflict, Invalid
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 """Names that stand in URLs."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 from pyramid.httpexceptions import HTTPUnauthorized
 
-from mlapi.models.errors import FieldError, Invalid
+from mlapi.errors import FieldError, Invalid
 from mlapi.security import Permission
 
 
@@ -238,7 +238,7 @@ def references(kind: type[Item], urls: list[str], name: str, **above: Any) -> li
     """
     found = [match((kind,), url) for url in urls]
     errors = [
-        FieldError("body", f"{name}.{index}", f"Must be a URL like {kind.path}.")
+        FieldError(f"{name}.{index}", f"Must be a URL like {kind.path}.")
         for index, keys in enumerate(found)
         if keys is None
     ]

@@ -13,7 +13,7 @@ from io import FileIO
 from itertools import islice
 from pathlib import Path
 
-from mlapi.models.errors import StorageFull, TooLarge
+from mlapi.errors import StorageFull, TooLarge
 from mlapi.storage import CHUNK, Blob, MissingBlob, Stored, Swept
 
 BATCH = 500

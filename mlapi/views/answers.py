@@ -3,8 +3,9 @@
 from typing import Any
 from urllib.parse import urlencode
 
-from mlapi.models.errors import Invalid
+from mlapi.errors import FieldError
 from mlapi.resources.base import Collection, Item
+from mlapi.service import InvalidRequest
 
 
 def page(collection: Collection, request: Any) -> dict[str, Any]:
@@ -33,8 +34,10 @@ def deleted(**gone: int) -> dict[str, Any]:
 
 
 def idempotency_key(request: Any) -> str | None:
-    """The Idempotency-Key of a request, or None; raises `Invalid` for one that is too long or not ASCII."""
+    """The Idempotency-Key of a request, or None; raises `InvalidRequest` for one that is too long or not ASCII."""
     key: str | None = request.headers.get("Idempotency-Key")
     if key is not None and not (key.isascii() and key.isprintable() and 1 <= len(key) <= 200):
-        raise Invalid.field("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.", "header")
+        raise InvalidRequest(
+            {"header": [FieldError("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.")]}
+        )
     return key

@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,7 +12,8 @@ from pyramid.exceptions import URLDecodeError
 from pyramid.response import Response
 from pyramid.security import forget
 
-from mlapi.models import errors as domain
+from mlapi import errors as domain
+from mlapi.service import InvalidRequest
 from mlapi.storage.local import FULL
 from mlapi.uploads import BadUpload
 
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 STATUSES: dict[type[Exception], int] = {
     domain.Invalid: 422,
+    InvalidRequest: 422,
     domain.Conflict: 409,
     domain.TooLarge: 413,
     domain.StorageFull: 507,
@@ -82,7 +85,9 @@ def of_exception(error: Exception, _request: Any) -> Response:
     status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 500)
     match error:
         case domain.Invalid():
-            return problem(status, str(error), errors=[each._asdict() for each in error.errors])
+            return problem(status, str(error), errors=located({"body": error.errors}))
+        case InvalidRequest():
+            return problem(status, str(error), errors=located(error.errors))
         case domain.DomainError():
             return problem(status, str(error), **error.extra)
         case BadUpload():
@@ -92,6 +97,11 @@ def of_exception(error: Exception, _request: Any) -> Response:
     number = uuid.uuid4().hex
     log.error("Request failed, incident %s", number, exc_info=error)
     return problem(status, "The service could not do this now.", incident=number)
+
+
+def located(errors: Mapping[str, Sequence[domain.FieldError]]) -> list[dict[str, str]]:
+    """Field errors with the part of the request that each is in."""
+    return [{"location": location, **each._asdict()} for location, found in errors.items() for each in found]
 
 
 def includeme(config: Any) -> None:

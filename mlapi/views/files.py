@@ -7,8 +7,8 @@ import colander
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi.downloads import download
+from mlapi.errors import Conflict, Held, Invalid, all_of
 from mlapi.models import File
-from mlapi.models.errors import Conflict, Held, Invalid, all_of
 from mlapi.models.runs import delete_file
 from mlapi.resources.base import match, references
 from mlapi.resources.files import AllFiles, FileContent, FileItem, Files
@@ -99,7 +99,7 @@ def tags_in(text: str, _files: Files, _request: Any) -> Any:
     except HTTPBadRequest:
         raise Invalid.field("tags", "Must be JSON.") from None
     except colander.Invalid as invalid:
-        raise Invalid(field_errors(invalid, "body")) from None
+        raise Invalid(field_errors(invalid)) from None
 
 
 def parent_at(url: str, files: Files, request: Any) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mlapi.models.errors import Invalid, all_of
+from mlapi.errors import Invalid, all_of
 from mlapi.models.modules import Offered, find_function
 from mlapi.models.pipelines import change_task, delete_task, insert_task
 from mlapi.resources.base import match, references

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from mlapi.check import of_tables
 from mlapi.database import Database
+from mlapi.errors import AttemptOver, Conflict
 from mlapi.models import (
     Attempt,
     Base,
@@ -31,7 +32,6 @@ from mlapi.models import (
     runs,
 )
 from mlapi.models.attempts import Output, Report
-from mlapi.models.errors import AttemptOver, Conflict
 from mlapi.models.jobs import MOVES, OVER, Status
 from tests.rows import SHA256, furnish
 from tests.support import empty

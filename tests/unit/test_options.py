@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mlapi.models.errors import FieldError, Invalid
+from mlapi.errors import FieldError, Invalid
 from mlapi.models.options import Option, check_arguments
 
 TEXT = Option("text", "str", minimum=1, maximum=3)
@@ -102,7 +102,7 @@ def test_null_stands_for_an_argument_left_out():
 def test_a_required_option_without_default_must_be_given(arguments):
     with pytest.raises(Invalid) as caught:
         check_arguments([Option("text", "str", required=True)], arguments)
-    assert caught.value.errors == [FieldError("body", "arguments.text", "Must be given.")]
+    assert caught.value.errors == [FieldError("arguments.text", "Must be given.")]
 
 
 def test_a_required_option_with_a_default_is_filled_in():
@@ -126,9 +126,9 @@ def test_every_error_is_named_at_once():
     with pytest.raises(Invalid) as caught:
         check_arguments([COUNT, Option("text", "str", required=True)], {"colour": 1, "count": 0}, prefix="tasks.0")
     assert caught.value.errors == [
-        FieldError("body", "tasks.0.colour", "No such option. The options are count, text."),
-        FieldError("body", "tasks.0.count", "Must be at least 1."),
-        FieldError("body", "tasks.0.text", "Must be given."),
+        FieldError("tasks.0.colour", "No such option. The options are count, text."),
+        FieldError("tasks.0.count", "Must be at least 1."),
+        FieldError("tasks.0.text", "Must be given."),
     ]
 
 
@@ -136,4 +136,4 @@ def test_a_function_without_options_takes_no_arguments():
     assert check_arguments([], {}) == {}
     with pytest.raises(Invalid) as caught:
         check_arguments([], {"x": None})
-    assert caught.value.errors == [FieldError("body", "arguments.x", "No such option. The function has no options.")]
+    assert caught.value.errors == [FieldError("arguments.x", "No such option. The function has no options.")]

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import mlapi
-from mlapi.models.errors import StorageFull, TooLarge
+from mlapi.errors import StorageFull, TooLarge
 from mlapi.storage import CHUNK, MissingBlob, Stored, Swept, store_from
 from mlapi.storage.local import BATCH, LocalStore
 
@@ -184,7 +184,7 @@ class TestFull:
         code = """
 import resource, sys
 from pathlib import Path
-from mlapi.models.errors import StorageFull
+from mlapi.errors import StorageFull
 from mlapi.storage.local import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20 + 100, 2**20 + 100))  # the third write is cut short

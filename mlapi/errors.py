@@ -1,13 +1,16 @@
-"""What the domain refuses, in its own words; `views/errors.py` says which status each of them is."""
+"""What the domain refuses, in its own words.
+
+Nothing here knows HTTP: which status and which part of a request an error belongs to is decided where requests are
+answered.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
 class FieldError(NamedTuple):
-    """One thing wrong with one field: where it was sent, its dotted name, and what is wrong."""
+    """One thing wrong with one field: its dotted name, and what is wrong."""
 
-    location: str
     name: str
     description: str
 
@@ -26,9 +29,9 @@ class Invalid(DomainError):
         super().__init__("The request is not valid.")
 
     @classmethod
-    def field(cls, name: str, description: str, location: str = "body") -> "Invalid":
+    def field(cls, name: str, description: str) -> "Invalid":
         """The error of a single field."""
-        return cls([FieldError(location, name, description)])
+        return cls([FieldError(name, description)])
 
 
 def all_of(checks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
