@@ -33,7 +33,7 @@ def make_app(ini: dict[str, str]) -> Any:
         config.add_renderer("json", JsonRenderer)
         for part in ("cornice", "mlapi.database", "mlapi.security", "mlapi.resources", "mlapi.views.errors"):
             config.include(part)
-        config.include("mlapi.tweens")
+        config.include("mlapi.http.guard")
         config.set_default_permission("nobody was given this one")
         config.scan("mlapi.views")
         config.commit()

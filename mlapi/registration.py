@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 from mlapi import archives
 from mlapi.errors import FieldError, Invalid, TooLarge
+from mlapi.http.bodies import read_chunks
 from mlapi.schemas import manifests
 from mlapi.storage import Blob, BlobStore
-from mlapi.uploads import read_chunks
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import cornice
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi.errors import FieldError
+from mlapi.http.bodies import read_whole
 from mlapi.resources import Root
 from mlapi.resources.base import Node
-from mlapi.uploads import read_whole
 
 
 @dataclass(frozen=True)

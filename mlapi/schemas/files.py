@@ -4,8 +4,8 @@ from typing import Any
 
 import colander
 
+from mlapi.http.forms import plain_name
 from mlapi.schemas.types import Json, Schema, Text
-from mlapi.uploads import plain_name
 
 TAGS = 100
 """Tags of a file at most."""

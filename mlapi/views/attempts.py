@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from mlapi.downloads import download
+from mlapi.http.bodies import read_chunks, read_whole
+from mlapi.http.downloads import download
 from mlapi.models import attempts as rules
 from mlapi.models.attempts import Output
 from mlapi.models.jobs import Status
@@ -18,7 +19,6 @@ from mlapi.resources.attempts import (
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
-from mlapi.uploads import read_chunks, read_whole
 from mlapi.views import answers
 
 attempt, heartbeat, log, outputs = (

@@ -13,9 +13,9 @@ from pyramid.response import Response
 from pyramid.security import forget
 
 from mlapi import errors as domain
+from mlapi.http.forms import BadUpload
 from mlapi.service import InvalidRequest
 from mlapi.storage.local import FULL
-from mlapi.uploads import BadUpload
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,10 @@ from typing import Any
 import colander
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
-from mlapi.downloads import download
 from mlapi.errors import Conflict, Held, Invalid, all_of
+from mlapi.http.bodies import read_chunks
+from mlapi.http.downloads import download
+from mlapi.http.forms import receive
 from mlapi.models import File
 from mlapi.models.runs import delete_file
 from mlapi.resources.base import match, references
@@ -17,7 +19,6 @@ from mlapi.schemas.pages import AllFilesPage, FilesPage
 from mlapi.security import Permission
 from mlapi.service import Expects, Service, field_errors, strict_json
 from mlapi.storage import Blob
-from mlapi.uploads import read_chunks, receive
 from mlapi.views import answers
 
 files, file, content, all_files = Service(Files), Service(FileItem), Service(FileContent), Service(AllFiles)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pyramid.httpexceptions import HTTPUnsupportedMediaType
 
+from mlapi.http.forms import receive
 from mlapi.models import Module
 from mlapi.models.modules import register, remove
 from mlapi.registration import Intake, spool
@@ -21,7 +22,6 @@ from mlapi.resources.modules import (
 from mlapi.schemas.pages import Page
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
-from mlapi.uploads import receive
 from mlapi.views import answers
 
 modules, module = Service(Modules), Service(ModuleItem)

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from mlapi.downloads import content_disposition
+from mlapi.http.downloads import content_disposition
 from mlapi.storage import CHUNK
 from tests.support import Client, World, another_app, is_problem, little_room, multipart
 

@@ -16,10 +16,10 @@ from pyramid.paster import get_app
 from pyramid.security import NO_PERMISSION_REQUIRED
 from webtest import TestApp
 
+from mlapi.http.guard import HEADERS
 from mlapi.models import User
 from mlapi.security import Passwords, Use
 from mlapi.settings import Settings, SettingsError
-from mlapi.tweens import HEADERS
 from tests.support import API, HOST, PASSWORD, Client, is_problem
 
 TOKEN, REFRESH = f"{API}/auth/token", f"{API}/auth/token/refresh"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.request import Request
 
-from mlapi.downloads import content_disposition, download, span
+from mlapi.http.downloads import content_disposition, download, span
 from mlapi.storage import CHUNK, MissingBlob
 from mlapi.storage.local import LocalStore
 

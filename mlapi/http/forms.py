@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from multipart import (
     MultipartError,
@@ -13,7 +13,8 @@ from multipart import (
     parse_options_header,
 )
 
-from mlapi.errors import Invalid, TooLarge
+from mlapi.errors import Invalid
+from mlapi.http.bodies import Readable
 from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK, Blob
 
@@ -41,13 +42,6 @@ class BadUpload(Exception):
         super().__init__(message)
 
 
-class Readable(Protocol):
-    """What a body is read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return at most `size` bytes, and none at the end."""
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """A form as it came: its text fields, the name of its file, and the blob that the file became."""
@@ -55,19 +49,6 @@ class Received:
     fields: dict[str, str]
     filename: str
     blob: Blob
-
-
-def read_chunks(body_file: Readable, size: int = CHUNK) -> Iterator[bytes]:
-    """Read a body to its end, `size` bytes at a time."""
-    while chunk := body_file.read(size):
-        yield chunk
-
-
-def read_whole(body_file: Readable, length: int | None, limit: int) -> bytes:
-    """Read a body of `length` bytes that is small enough to be held; raises `TooLarge` beyond `limit`."""
-    if (length or 0) > limit:
-        raise TooLarge(f"The body has at most {limit} bytes.")
-    return body_file.read(length or 0)
 
 
 def receive(

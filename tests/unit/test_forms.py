@@ -1,4 +1,4 @@
-"""Forms and raw bodies: read piecewise, within limits, and refused in words."""
+"""Forms: read as a stream, within limits; every error names what is wrong."""
 
 import io
 import random
@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlapi.errors import Invalid, StorageFull, TooLarge
+from mlapi.http.forms import PARTS, TEXT, BadUpload, Received, plain_name, receive
 from mlapi.storage import CHUNK, Blob
 from mlapi.storage.local import LocalStore
-from mlapi.uploads import PARTS, TEXT, BadUpload, Received, plain_name, read_chunks, receive
 
 BOUNDARY = "----form"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -63,18 +63,6 @@ def refused(body: bytes, **arguments) -> tuple[str, str]:
 
 
 FILE = part("file", b"content", "a.txt")
-
-
-class TestRaw:
-    @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
-    def test_reads_all_in_pieces(self, size):
-        body = random.Random(size).randbytes(size)
-        chunks = list(read_chunks(io.BytesIO(body)))
-        assert b"".join(chunks) == body
-        assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
-
-    def test_the_size_of_the_pieces_can_be_chosen(self):
-        assert list(read_chunks(io.BytesIO(b"abcde"), 2)) == [b"ab", b"cd", b"e"]
 
 
 class TestForm:

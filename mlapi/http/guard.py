@@ -46,4 +46,4 @@ def host_of(header: str) -> str:
 
 def includeme(config: Any) -> None:
     """Put the guard around everything."""
-    config.add_tween("mlapi.tweens.guard", under=INGRESS)
+    config.add_tween("mlapi.http.guard.guard", under=INGRESS)
