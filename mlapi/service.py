@@ -7,7 +7,7 @@ query string is checked here, before the view, and strictly.
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi.errors import FieldError
 from mlapi.http.bodies import read_whole
+from mlapi.http.problems import InvalidRequest
 from mlapi.resources import Root
 from mlapi.resources.base import Node
 
@@ -27,14 +28,6 @@ class Expects:
 
     body: colander.Schema | None = None
     query: colander.Schema | None = None
-
-
-class InvalidRequest(Exception):
-    """A request that is not as its service expects it; `errors` has the field errors of each part of it."""
-
-    def __init__(self, errors: Mapping[str, Sequence[FieldError]]) -> None:
-        self.errors = errors
-        super().__init__("The request is not valid.")
 
 
 def check(request: Any, schema: Expects | None = None, **_other: Any) -> None:

@@ -26,8 +26,16 @@ RANGE = re.compile(r"bytes *= *(\d*) *- *(\d*)", re.IGNORECASE)
 """A header Range of one range; longer than 100 characters it is none."""
 
 
+class RangeNotSatisfiable(Exception):
+    """A range that starts beyond the end of a blob of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(f"Range not satisfiable: the file has {size} bytes.")
+
+
 def download(store: BlobStore, sha256: str, size: int, name: str, request: Request) -> Response:
-    """Answer GET or HEAD with a blob: 200, or 206, 304 or 416 as the headers of the request ask.
+    """Respond to GET or HEAD with a blob: 200, 206 or 304; raises `RangeNotSatisfiable` for a range beyond its end.
 
     WebOb's own conditional response is not used: it fails on `bytes=-`, refuses a suffix longer than the
     blob, and takes the first of several ranges for the only one.
@@ -40,7 +48,7 @@ def download(store: BlobStore, sha256: str, size: int, name: str, request: Reque
     ranged = request.method == "GET" and response in request.if_range
     part = span(request.headers.get("Range", ""), size) if ranged else None
     if part is not None and not part:
-        return _unsatisfiable(size)
+        raise RangeNotSatisfiable(size)
     response.content_type = "application/octet-stream"
     response.headers["Content-Disposition"] = content_disposition(name)
     response.headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
@@ -83,18 +91,3 @@ def _validators(sha256: str) -> Iterator[tuple[str, str]]:
     """The content never changes, but who may read it does: a cache asks again each time."""
     yield "ETag", f'"{sha256}"'
     yield "Cache-Control", "private, no-cache"
-
-
-def _unsatisfiable(size: int) -> Response:
-    detail = f"The file has {size} bytes; the range asked for lies beyond them."
-    response = Response(status=416, content_type="application/problem+json", charset=None)
-    response.json_body = {
-        "type": "about:blank",
-        "title": "Range Not Satisfiable",
-        "status": 416,
-        "detail": detail,
-    }
-    response.headers.update(GUARDS)
-    response.headers["Content-Range"] = f"bytes */{size}"
-    response.headers["Cache-Control"] = "no-store"
-    return response

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyramid.tweens import INGRESS
 
-from mlapi.views.errors import of_exception, problem
+from mlapi.http.problems import Problem, respond, writer_of
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -24,12 +24,12 @@ def guard(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
 
     def guarded(request: Any) -> Any:
         if "*" not in hosts and host_of(request.headers.get("Host", "")) not in hosts:
-            response = problem(400, "This is not a host that the service answers for.")
+            response = writer_of(request)(Problem(400, "Host not allowed."), request)
         else:
             try:
                 response = handler(request)
             except Exception as error:  # noqa: BLE001 - here is the last place that can answer
-                response = of_exception(error, request)
+                response = respond(error, request)
         set_already = {name for name, _ in response.headerlist}
         response.headerlist.extend((name, HEADERS[name]) for name in HEADERS if name not in set_already)
         return response

@@ -4,8 +4,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from mlapi.errors import FieldError
+from mlapi.http.problems import InvalidRequest
 from mlapi.resources.base import Collection, Item
-from mlapi.service import InvalidRequest
 
 
 def page(collection: Collection, request: Any) -> dict[str, Any]:

@@ -248,7 +248,7 @@ NOT_FOUND = {
     "type": "about:blank",
     "title": "Not Found",
     "status": 404,
-    "detail": "There is nothing here, or not for you.",
+    "detail": "Not found.",
 }
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyramid.request import Request
 
-from mlapi.http.downloads import content_disposition, download, span
+from mlapi.http.downloads import RangeNotSatisfiable, content_disposition, download, span
+from mlapi.http.problems import respond
 from mlapi.storage import CHUNK, MissingBlob
 from mlapi.storage.local import LocalStore
 
@@ -141,7 +142,9 @@ class TestRange:
         "header", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE + 5}", "bytes=-0", "bytes=9" + "0" * 30 + "-"]
     )
     def test_beyond_the_end_is_a_problem_that_names_the_size(self, get, store, header):
-        response = get(Range=header)
+        with pytest.raises(RangeNotSatisfiable) as caught:
+            get(Range=header)
+        response = respond(caught.value, Request.blank("/"))
         assert response.status_code == 416
         assert response.headers["Content-Range"] == f"bytes */{SIZE}"
         assert response.headers["Content-Type"] == "application/problem+json"
