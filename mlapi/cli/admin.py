@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from mlapi import registration
+from mlapi.archives.intake import Intake
 from mlapi.check import violations
 from mlapi.cli import settings_of
 from mlapi.database import Database
@@ -51,13 +51,13 @@ def checkuserexists(settings: Settings, arguments: Arguments) -> int:
 
 def createmodule(settings: Settings, arguments: Arguments) -> int:
     """Register a module from its folder or archive; the same content again is the same version."""
-    intake = registration.Intake(store_from(str(settings.media_dir)), settings.scratch_dir)
+    intake = Intake(store_from(str(settings.media_dir)), settings.scratch_dir)
     source = Path(arguments.source)
     if source.is_dir():
-        content = intake.keep_folder(source)
+        content = intake.store_folder(source)
     else:
         with source.open("rb") as archive:
-            content = intake.keep_archive(archive)
+            content = intake.store_archive(archive)
     blob = content.blob
     with Database(settings.database_url).writing.begin() as db:
         version, new = modules.register(db, arguments.name, content.manifest, blob.sha256, blob.size)

@@ -172,7 +172,8 @@ class Run:
         """Download the module's archive and unpack it."""
         from pathlib import Path
 
-        from mlapi.archives import BadArchive, unpack
+        from mlapi.archives.canonical import unpack
+        from mlapi.archives.limits import BadArchive
 
         module = self._job["module"]
         archive = os.path.join(self._place.path, "module.tar")
@@ -381,7 +382,7 @@ def main() -> int:
     # Every attempt needs these (the codec looks up hosts): a runner that waits for its ticket has them ready.
     import encodings.idna  # noqa: F401
 
-    import mlapi.archives  # noqa: F401
+    import mlapi.archives.canonical  # noqa: F401
 
     line = sys.stdin.buffer.readline()
     if not line.strip():

@@ -1,12 +1,13 @@
 """Modules: code registered under a name, in versions that never change, each offering functions."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from mlapi.errors import Conflict, Invalid
+from mlapi.models import manifests
 from mlapi.models.base import Numbered
 from mlapi.models.options import Option
 from mlapi.models.users import SLUG
@@ -76,24 +77,9 @@ class Function(Numbered):
         return None
 
 
-class Manifest(Protocol):
-    """What registration reads of a manifest (`schemas.manifests.Manifest`)."""
-
-    @property
-    def display_name(self) -> str: ...  # noqa: D102
-    @property
-    def tagline(self) -> str: ...  # noqa: D102
-    @property
-    def doctxt(self) -> str: ...  # noqa: D102
-    @property
-    def icon_url(self) -> str | None: ...  # noqa: D102
-    @property
-    def command(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def functions(self) -> tuple[Any, ...]: ...  # noqa: D102
-
-
-def register(db: Session, name: str, manifest: Manifest, digest: str, size: int) -> tuple[ModuleVersion, bool]:
+def register(
+    db: Session, name: str, manifest: manifests.Manifest, digest: str, size: int
+) -> tuple[ModuleVersion, bool]:
     """Register content under `name`; returns its version and whether it is new.
 
     The same content again is the version that it already is. Raises `Invalid` where the name is no slug.
@@ -131,7 +117,7 @@ def register(db: Session, name: str, manifest: Manifest, digest: str, size: int)
     return version, True
 
 
-def _function(version: ModuleVersion, described: Any) -> Function:
+def _function(version: ModuleVersion, described: manifests.Function) -> Function:
     return Function(
         version_id=version.id,
         name=described.name,

@@ -5,10 +5,10 @@ from typing import Any
 
 from pyramid.httpexceptions import HTTPUnsupportedMediaType
 
+from mlapi.archives.intake import Intake, spool
 from mlapi.http.forms import receive
 from mlapi.models import Module
 from mlapi.models.modules import register, remove
-from mlapi.registration import Intake, spool
 from mlapi.resources.modules import (
     FunctionItem,
     Functions,
@@ -56,7 +56,7 @@ def create(modules: Modules, request: Any) -> dict[str, Any]:
             file_fields={"archive"},
             text_fields={"name"},
         )
-        content = intake.keep_archive(archive)
+        content = intake.store_archive(archive)
     name, blob = form.fields.get("name", ""), content.blob
     _, new = register(request.db, name, content.manifest, blob.sha256, blob.size)
     version = VersionItem.link(request, module=name, version=blob.sha256)

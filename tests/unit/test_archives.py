@@ -10,8 +10,6 @@ import re
 import socket
 import stat
 import struct
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -24,7 +22,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mlapi.archives import BadArchive, Limits, pack, unpack
+from mlapi.archives.canonical import pack, unpack
+from mlapi.archives.limits import BadArchive, Limits
 
 MANIFEST = ("mlapi.yaml", b"display_name: X\n")
 
@@ -325,24 +324,24 @@ def test_a_hostile_archive_is_refused(data, box):
 
 
 REASONS = {
-    "parent by pax": "something within the archive",
-    "absolute": "relative paths",
+    "parent by pax": "paths must lie within the archive",
+    "absolute": "paths must be relative",
     "control character": "control characters",
-    "case twins": "'MLAPI.yaml': 'mlapi.yaml' is there already",
+    "case twins": "'MLAPI.yaml': conflicts with 'mlapi.yaml'",
     "folder with content": "both a file and a folder",
-    "symbolic link": "'a': this is a symbolic link",
-    "hard link": "'a': this is a hard link",
-    "fifo": "'a': this is a named pipe",
+    "symbolic link": "'a': a symbolic link, not a regular file",
+    "hard link": "'a': a hard link",
+    "fifo": "'a': a named pipe",
     "sparse, old": "sparse file",
     "bz2": "use gzip",
     "gzip with a wrong checksum": "damaged",
-    "text": "no .tar, .tar.gz or .zip",
+    "text": "not a .tar, .tar.gz or .zip",
     "zip, encrypted": "encrypted",
     "zip, bzip2 within": "use plain deflate",
     "zip, zip64": "use plain deflate",
     "zip, of several parts": "several parts",
     "zip, long name": "more than 240 bytes",
-    "zip, symbolic link": "this is a link",
+    "zip, symbolic link": "links and special files",
 }
 
 
@@ -374,7 +373,7 @@ ROOMY = {"files": 3, "file_size": 100, "total_size": 150, "path_length": 8, "dep
     [
         ([(name, b"") for name in "abcd"], "more than 3 files"),
         ([("a", b"x" * 101)], "larger than 100 bytes"),
-        ([("a", b"x" * 100), ("b", b"x" * 51)], "larger than 150 bytes together"),
+        ([("a", b"x" * 100), ("b", b"x" * 51)], "larger than 150 bytes in total"),
         ([("a" * 9, b"")], "8 bytes"),
         ([("a/b/c", b"")], "2 parts"),
         ([(f"{name}/", b"", 0) for name in "abcdefghijklm"], "more than"),
@@ -534,7 +533,7 @@ def test_packing_refuses_links_and_special_files(tmp_path):
         folder.mkdir()
         (folder / "mlapi.yaml").write_bytes(b"x")
         make(folder / "special")
-        with pytest.raises(BadArchive, match="'special': this is a link or otherwise no regular file"):
+        with pytest.raises(BadArchive, match="'special': links and special files are not supported"):
             packed(folder)
 
 
@@ -559,7 +558,7 @@ def test_packing_keeps_the_rules_of_unpacking(tmp_path, names, words):
         packed(tmp_path, **ROOMY)
 
 
-@pytest.mark.parametrize(("sizes", "words"), [((101,), "100 bytes"), ((100, 51), "150 bytes together")])
+@pytest.mark.parametrize(("sizes", "words"), [((101,), "100 bytes"), ((100, 51), "150 bytes in total")])
 def test_packing_keeps_the_limits_of_size(tmp_path, sizes, words):
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes(size))
@@ -581,7 +580,7 @@ def test_packing_refuses_a_file_that_changes_meanwhile(tmp_path):
             return super().write(data)
 
     (tmp_path / "a").write_bytes(b"short")
-    with pytest.raises(BadArchive, match="changed while it was read"):
+    with pytest.raises(BadArchive, match="changed while it was packed"):
         pack(tmp_path, Meddling())
 
 
@@ -613,10 +612,3 @@ def test_what_was_packed_unpacks_to_what_packs_the_same(files):
             assume(False)
         unpack(io.BytesIO(data), second)
         assert packed(second) == data
-
-
-def test_nothing_heavy_is_imported_before_it_is_used():
-    heavy = {"tarfile", "zipfile", "gzip", "pyramid", "sqlalchemy"}
-    code = f"import sys, mlapi.archives; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

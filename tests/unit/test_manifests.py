@@ -9,8 +9,9 @@ import time
 import pytest
 import yaml
 
+from mlapi.archives.manifests import BadManifest, read
+from mlapi.models.manifests import Function
 from mlapi.models.options import Option
-from mlapi.schemas.manifests import BadManifest, Function, read
 
 MLSPLOIT = """
 display_name: Foolbox
@@ -195,7 +196,7 @@ def test_a_function_takes_one_file_or_more_unless_it_says_otherwise(folder, give
 def test_without_a_command_main_py_is_run(folder, command):
     assert read(write(folder, changed("command", command))).command == ("python", "main.py")
     (folder / "main.py").unlink()
-    assert errors_of(folder) == {"command": "There is no main.py, which is run where mlapi.yaml names no command."}
+    assert errors_of(folder) == {"command": "Required, because the default main.py is missing."}
     (folder / "main.py").symlink_to("mlapi.yaml")
     assert "command" in errors_of(folder)
 
@@ -209,7 +210,7 @@ def test_with_a_command_main_py_is_not_needed(folder):
 def test_there_must_be_exactly_one_manifest(folder, names):
     for name in names:
         write(folder, OWN, name)
-    assert "There must be one of mlsploit_module.yaml and mlapi.yaml" in errors_of(folder)[""]
+    assert "Exactly one of mlsploit_module.yaml and mlapi.yaml is required" in errors_of(folder)[""]
 
 
 def test_a_manifest_must_be_a_file(folder):
@@ -290,7 +291,7 @@ WRONG = [
     (f"{F}.output_tags.0.type", "bool", '"bool" is not one of str, int, float'),
     (f"{F}.output_tags.0.name", "", "Shorter than minimum length 1"),
     (f"{F}.output_tags.0.default", 1, "Unknown field."),
-    (f"{F}.output_tags.1.name", "role", "The name role is there twice."),
+    (f"{F}.output_tags.1.name", "role", "Duplicate name: role."),
     (f"{F}.input_files", [1, 2], "Must be an object."),
     (f"{F}.input_files.minimum", -1, "less than minimum value 0"),
     (f"{F}.input_files.minimum", True, "Must be an integer"),
@@ -307,7 +308,7 @@ WRONG = [
     (f"{O}.0.name", "class room", "Must be an identifier"),
     (f"{O}.0.name", "a" * 51, "Longer than maximum length 50"),
     (f"{O}.0.name", "", "Must be an identifier"),
-    (f"{O}.1.name", "rate", "The name rate is there twice."),
+    (f"{O}.1.name", "rate", "Duplicate name: rate."),
     (f"{O}.0.type", "number", '"number" is not one of str, int, float, bool, enum'),
     (f"{O}.0.type", ["int"], "Must be a string."),
     (f"{O}.0.required", ..., "Required"),
@@ -317,7 +318,7 @@ WRONG = [
     (f"{O}.0.default", "0.5", "Must be a finite number."),
     (f"{O}.0.default", True, "Must be a finite number."),
     (f"{O}.0.default", [1], "Must be a string, a number, or true or false."),
-    (f"{O}.0.enum_values", ["a"], "Only an enum offers values."),
+    (f"{O}.0.enum_values", ["a"], "Only an enum has values."),
     (f"{O}.1.default", 3.0, "Must be an integer of 64 bits."),
     (f"{O}.1.default", "3", "Must be an integer of 64 bits."),
     (f"{O}.1.default", 10, "Must be at most 9."),
@@ -331,7 +332,7 @@ WRONG = [
     (f"{O}.2.default", 1, "Must be a string."),
     (f"{O}.3.default", ..., "An enum needs a default."),
     (f"{O}.3.default", "b", "Must be one of a."),
-    (f"{O}.3.enum_values", ..., "An enum must offer values."),
+    (f"{O}.3.enum_values", ..., "An enum needs values."),
     (f"{O}.3.enum_values", [], "Must be a list of 1 to 1000 strings"),
     (f"{O}.3.enum_values", [1], "Must be a list of 1 to 1000 strings"),
     (f"{O}.3.enum_values", "a", "Must be a list of 1 to 1000 strings"),
@@ -362,18 +363,18 @@ def test_everything_wrong_is_named_at_once(folder):
     (folder / "main.py").unlink()
     assert errors_of(write(folder, manifest)) == {
         "tagline": "Must be a string.",
-        "command": "There is no main.py, which is run where mlapi.yaml names no command.",
+        "command": "Required, because the default main.py is missing.",
         "functions.0.options.0.doctxt": "Must be a string.",
         "functions.0.options.0.maximum": "Must not be below the minimum.",
         "functions.0.options.0.default": "Must be a finite number.",
-        "functions.1.name": "The name train is there twice.",
+        "functions.1.name": "Duplicate name: train.",
         "functions.1.creates_new_files": "Required",
         "functions.1.modifies_input_files": "Required",
         "functions.1.expected_filetype": "Required",
         "functions.1.options.0.name": "Required",
         "functions.1.options.0.doctxt": "Required",
         "functions.1.options.0.required": "Required",
-        "functions.1.options.0.enum_values": "An enum must offer values.",
+        "functions.1.options.0.enum_values": "An enum needs values.",
     }
 
 
@@ -391,45 +392,45 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 HOSTILE = {
-    "aliases": (BOMB, "Line 1: Anchors and aliases are not taken."),
-    "an alias": ("a: *b", "Anchors and aliases are not taken."),
+    "aliases": (BOMB, "Line 1: Anchors and aliases are not supported."),
+    "an alias": ("a: *b", "Anchors and aliases are not supported."),
     "an alias as a key": ("*a : 1", "Keys must be strings"),
-    "an anchor": ("a: &x 1", "Anchors and aliases are not taken."),
-    "an anchor on a key": ("&x a: 1", "Anchors and aliases are not taken."),
-    "an anchor on a list": ("a: &x [1]", "Anchors and aliases are not taken."),
-    "deep lists": ("[" * 100_000, "Must nest at most 16 deep."),
-    "deep lists, closed": ("[" * 100_000 + "]" * 100_000, "Must nest at most 16 deep."),
-    "deep mappings": ("{a: " * 60_000, "Must nest at most 16 deep."),
-    "deep blocks": ("- " * 100_000, "Must nest at most 16 deep."),
+    "an anchor": ("a: &x 1", "Anchors and aliases are not supported."),
+    "an anchor on a key": ("&x a: 1", "Anchors and aliases are not supported."),
+    "an anchor on a list": ("a: &x [1]", "Anchors and aliases are not supported."),
+    "deep lists": ("[" * 100_000, "Nested deeper than 16 levels."),
+    "deep lists, closed": ("[" * 100_000 + "]" * 100_000, "Nested deeper than 16 levels."),
+    "deep mappings": ("{a: " * 60_000, "Nested deeper than 16 levels."),
+    "deep blocks": ("- " * 100_000, "Nested deeper than 16 levels."),
     "deep keys": ("? " * 100_000, "Keys must be strings"),
     "deep lists in keys": ("[?" * 100_000, "Keys must be strings"),
-    "an object of Python": ("!!python/object/apply:os.system ['true']", "Tags are not taken."),
-    "a name of Python": ("a: !!python/name:os.system", "Tags are not taken."),
-    "a tag of YAML": ("a: !!binary aGk=", "Tags are not taken."),
-    "a tag of the author's": ("!x {a: 1}", "Tags are not taken."),
-    "a tag that says nothing": ("a: ! b", "Tags are not taken."),
-    "a key that comes twice": ("a: 1\nb: 2\na: 3", "Line 3: This key is there twice."),
-    "a merge": ("<<: {a: 1}", "Merge keys are not taken."),
-    "a merge of an alias": ("a: &x {b: 1}\n<<: *x", "Anchors and aliases are not taken."),
+    "an object of Python": ("!!python/object/apply:os.system ['true']", "Tags are not supported."),
+    "a name of Python": ("a: !!python/name:os.system", "Tags are not supported."),
+    "a tag of YAML": ("a: !!binary aGk=", "Tags are not supported."),
+    "a tag of the author's": ("!x {a: 1}", "Tags are not supported."),
+    "a tag that says nothing": ("a: ! b", "Tags are not supported."),
+    "a key that comes twice": ("a: 1\nb: 2\na: 3", "Line 3: Duplicate key."),
+    "a merge": ("<<: {a: 1}", "Merge keys are not supported."),
+    "a merge of an alias": ("a: &x {b: 1}\n<<: *x", "Anchors and aliases are not supported."),
     "a list as a key": ("[a]: 1", "Keys must be strings"),
     "a number as a key": ("1: 1", "Keys must be strings"),
     "a bool as a key": ("yes: 1", "Keys must be strings"),
     "null as a key": ("~: 1", "Keys must be strings"),
-    "two documents": ("a: 1\n---\nb: 2", "There must be one document, not several."),
-    "many documents": ("---\n" * 50_000, "There must be one document, not several."),
+    "two documents": ("a: 1\n---\nb: 2", "Only one document is allowed."),
+    "many documents": ("---\n" * 50_000, "Only one document is allowed."),
     "10 MB": (b"#" * 10_000_000, "mlapi.yaml is larger than 262144 bytes."),
-    "broken": ("a: [1", "this is not YAML"),
-    "broken by a tab": ("a:\n\t- b", "Line 2: this is not YAML"),
-    "a directive": ("%YAML 9.9\n---\na: 1", "this is not YAML"),
-    "control characters": ("a: \x07", "This is not YAML: it holds characters that cannot be printed."),
+    "broken": ("a: [1", "invalid YAML"),
+    "broken by a tab": ("a:\n\t- b", "Line 2: invalid YAML"),
+    "a directive": ("%YAML 9.9\n---\na: 1", "invalid YAML"),
+    "control characters": ("a: \x07", "Invalid YAML: the text has non-printable characters."),
     "not UTF-8": (b"a: \xff", "mlapi.yaml is not UTF-8"),
     "UTF-16": ("a: 1".encode("utf-16"), "mlapi.yaml is not UTF-8"),
-    "half a surrogate pair": ('a: "\\ud800"', "this is not YAML"),
+    "half a surrogate pair": ('a: "\\ud800"', "invalid YAML"),
     "nothing": ("", "Must be an object."),
     "a comment": ("# a", "Must be an object."),
     "a string": ("a", "Must be an object."),
     "a list": ("[]", "Must be an object."),
-    "many values": (f"{HEAD}functions: [{'1,' * 100_000}]", "holds more than 6000 keys and values"),
+    "many values": (f"{HEAD}functions: [{'1,' * 100_000}]", "has more than 6000 keys and values"),
     "infinity": ("a: .inf", "Line 1: .inf must be a finite decimal number, or a string in quotes."),
     "minus infinity": ("a: -.INF", "must be a finite decimal number"),
     "not a number": ("a: .nan", "must be a finite decimal number"),

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+import mlapi.execution
 
 TOKEN = "a-token-of-one-attempt-that-nobody-else-may-see"
 
@@ -736,10 +739,30 @@ def test_a_runner_whose_ticket_never_comes_leaves(tmp_path):
     assert ran.returncode == 0
 
 
-def test_the_runner_is_light():
-    heavy = {"urllib.request", "logging", "tempfile", "tarfile", "asyncio", "shutil", "pyramid", "sqlalchemy"}
-    # What the environment's own start-up files import is not the runner's doing.
-    code = "import sys; old = set(sys.modules); import mlapi.execution.runner; print(*set(sys.modules) - old)"
+def loaded_by(*modules):
+    """The modules that a new interpreter loads to import these."""
+    # The modules of the environment's own start-up files do not count.
+    code = f"import sys; old = set(sys.modules); import {', '.join(modules)}; print(*set(sys.modules) - old)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "http.client" in loaded.stdout.split()
-    assert heavy & set(loaded.stdout.split()) == set()
+    return set(loaded.stdout.split())
+
+
+def test_importing_the_runner_loads_no_slow_module():
+    slow = {"urllib.request", "logging", "tempfile", "tarfile", "zipfile", "asyncio", "shutil", "dataclasses"}
+    loaded = loaded_by("mlapi.execution.runner")
+    assert "http.client" in loaded
+    assert slow & loaded == set()
+
+
+RUNNER = sorted(
+    module.name
+    for module in pkgutil.walk_packages(mlapi.execution.__path__, "mlapi.execution.")
+    if module.name != "mlapi.execution.scheduler"
+)
+
+
+def test_runner_and_archives_need_the_standard_library_alone():
+    loaded = loaded_by(*RUNNER, "mlapi.archives.canonical", "mlapi.archives.readers")
+    assert "mlapi.execution.runner" in loaded
+    assert {name.partition(".")[0] for name in loaded} <= {"mlapi", *sys.stdlib_module_names}
+    assert loaded & {"mlapi.archives.manifests", "mlapi.models", "mlapi.schemas"} == set()

@@ -1,6 +1,6 @@
-"""Readers of the archive formats: what the archive says it holds, of which nothing is believed here.
+"""Readers of .tar, .tar.gz and .zip. They yield the members that an archive claims to hold, and trust no claim.
 
-`mlapi.archives` says why these are not `tarfile` and `zipfile`, and decides what is written where.
+`canonical` explains why these are not `tarfile` and `zipfile`, and decides what is written.
 """
 
 import os
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
-from mlapi.archives import BLOCK, CHUNK, BadArchive, Limits
+from mlapi.archives.limits import BLOCK, CHUNK, BadArchive, Limits
 
 RATIO_FROM = 1024 * 1024
-"""Archives that unpack to less than this may compress as well as they like."""
+"""Bytes of unpacked content from which the ratio of compression is limited."""
 
 EXTENDED = 1024
-"""What the extended headers of each file may weigh on average, beside its name."""
+"""Average bytes allowed for the extended headers of a file, in addition to its name."""
 
-ROOM = 4096
-"""What a tar may need beside the content of each file: headers, a long name, padding."""
+OVERHEAD = 4096
+"""Bytes a tar may need for a file in addition to its content: headers, a long name, padding."""
 
-ENDS_EARLY = "The archive ends too early, or this is no .tar, .tar.gz or .zip."
-DAMAGED = "The archive is damaged, or this is no .tar, .tar.gz or .zip."
+TRUNCATED = "The archive is truncated, or not a .tar, .tar.gz or .zip."
+DAMAGED = "The archive is damaged, or not a .tar, .tar.gz or .zip."
 KINDS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -37,16 +37,16 @@ ENCRYPTED, PATCHED, ZIP64 = 0x2041, 0x20, 0xFFFFFFFF
 
 
 class Member(NamedTuple):
-    """One file or folder of an archive; its pieces are to be read before the next member is."""
+    """One file or folder of an archive. Its chunks must be read before the next member."""
 
     name: str
     is_folder: bool
     executable: bool
-    pieces: Iterable[bytes]
+    chunks: Iterable[bytes]
 
 
 def members(source: BinaryIO, limits: Limits) -> Iterator[Member]:
-    """Give what a .tar, .tar.gz or .zip holds, or raise `BadArchive` where it cannot be read."""
+    """Yield the members of a .tar, .tar.gz or .zip, or raise `BadArchive` if it cannot be read."""
     meter = _Meter(source, limits)
     source.seek(0)
     head = source.read(10)
@@ -54,80 +54,80 @@ def members(source: BinaryIO, limits: Limits) -> Iterator[Member]:
     if head.startswith((b"PK\3\4", b"PK\5\6")):
         yield from _zip_members(source, meter)
     else:
-        yield from _tar_members(_Stream(meter.passed(_tar_pieces(head, meter.read))), limits)
+        yield from _tar_members(_Stream(meter.limited(_tar_chunks(head, meter.read))), limits)
 
 
 class _Meter:
-    """The bytes read from an archive and those made of them, held against each other."""
+    """The numbers of bytes read from an archive and unpacked from it, checked against the limits."""
 
     def __init__(self, source: BinaryIO, limits: Limits) -> None:
         self.source, self.limits = source, limits
-        self.taken = self.given = 0
+        self.packed = self.unpacked = 0
 
     def read(self, size: int) -> bytes:
         """Read from the archive."""
         data = self.source.read(size)
-        self.taken += len(data)
+        self.packed += len(data)
         return data
 
-    def passed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass on what was made of the archive for as long as it is within the limits."""
-        room = self.limits.total_size + ROOM * (self.limits.files + 4)
-        for piece in pieces:
-            self.given += len(piece)
-            if self.given > max(RATIO_FROM, self.limits.ratio * self.taken):
+    def limited(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield unpacked chunks, or raise `BadArchive` beyond the limits."""
+        limit = self.limits.total_size + OVERHEAD * (self.limits.files + 4)
+        for chunk in chunks:
+            self.unpacked += len(chunk)
+            if self.unpacked > max(RATIO_FROM, self.limits.ratio * self.packed):
                 raise BadArchive(f"The archive unpacks to more than {self.limits.ratio} times its size.")
-            if self.given > room:
-                raise BadArchive(f"The archive unpacks to more than {room} bytes.")
-            yield piece
+            if self.unpacked > limit:
+                raise BadArchive(f"The archive unpacks to more than {limit} bytes.")
+            yield chunk
 
 
 def _inflated(read: Callable[[int], bytes], wbits: int) -> Iterator[bytes]:
-    """Decompress what `read` gives, piece by piece; what follows the end is left alone."""
+    """Decompress the output of `read` in chunks. Data after the end of the stream is ignored."""
     inflate = zlib.decompressobj(wbits)
     data = read(CHUNK)
     while not inflate.eof:
         try:
-            piece = inflate.decompress(data, CHUNK)
+            chunk = inflate.decompress(data, CHUNK)
         except zlib.error as error:
             raise BadArchive(DAMAGED) from error
         data = inflate.unconsumed_tail or read(CHUNK)
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk
         elif not data and not inflate.eof:
-            raise BadArchive(ENDS_EARLY)
+            raise BadArchive(TRUNCATED)
 
 
 class _Stream:
-    """Bytes that come in pieces, read in sizes of the reader's own."""
+    """An iterator of chunks that is read in sizes of the reader's choice."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self.pieces, self.left = pieces, memoryview(b"")
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks, self.rest = chunks, memoryview(b"")
 
     def take(self, size: int) -> Iterator[bytes]:
-        """Give the next `size` bytes in pieces, or raise `BadArchive` where there are fewer."""
+        """Yield the next `size` bytes in chunks, or raise `BadArchive` if there are fewer."""
         while size:
-            if not self.left:
-                self.left = memoryview(next(self.pieces, b""))
-            if not self.left:
-                raise BadArchive(ENDS_EARLY)
-            piece, self.left = bytes(self.left[:size]), self.left[size:]
-            size -= len(piece)
-            yield piece
+            if not self.rest:
+                self.rest = memoryview(next(self.chunks, b""))
+            if not self.rest:
+                raise BadArchive(TRUNCATED)
+            chunk, self.rest = bytes(self.rest[:size]), self.rest[size:]
+            size -= len(chunk)
+            yield chunk
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` bytes; only for sizes that were checked."""
+        """Return the next `size` bytes. The size must be known to be small."""
         return b"".join(self.take(size))
 
     def drain(self) -> None:
-        """Read to the end, where the checksum of a compressed stream is."""
-        for _ in self.pieces:
+        """Read to the end, so that the checksum of a compressed stream is verified."""
+        for _ in self.chunks:
             pass
 
 
-def _tar_pieces(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _tar_chunks(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
     if head.startswith(b"\xfd7zXZ\0") or (head.startswith(b"BZh") and head[4:] == b"1AY&SY"):
-        raise BadArchive("Archives compressed by bzip2 or xz are not taken: use gzip.")
+        raise BadArchive("bzip2 and xz are not supported; use gzip.")
     if head.startswith(b"\x1f\x8b"):
         return _inflated(read, wbits=31)
     return iter(partial(read, CHUNK), b"")
@@ -147,7 +147,7 @@ def _tar_members(stream: _Stream, limits: Limits) -> Iterator[Member]:
             if headers_left < 0:
                 raise BadArchive(f"The extended headers are too large for {limits.files} files.")
             text = stream.read(size + -size % BLOCK)[:size]
-            (shared if kind == b"g" else own).update(_settings(kind, text))
+            (shared if kind == b"g" else own).update(_attributes(kind, text))
         else:
             yield from _tar_member(block, shared | own, stream)
             own = {}
@@ -156,35 +156,35 @@ def _tar_members(stream: _Stream, limits: Limits) -> Iterator[Member]:
     stream.drain()
 
 
-def _settings(kind: bytes, text: bytes) -> dict[bytes, bytes]:
-    """Read what an extended header says of the name and the size of a file; the rest is of no use here."""
+def _attributes(kind: bytes, text: bytes) -> dict[bytes, bytes]:
+    """Return the path and size from an extended header; other attributes are ignored."""
     if kind == b"L":
         return {b"path": text.rstrip(b"\0")}
-    settings = {}
+    attributes = {}
     for key, value in _pax(text):
         if key.startswith(b"GNU.sparse"):
             raise BadArchive("The archive holds a sparse file.")
         if key in (b"path", b"size"):
-            settings[key] = value
-    return settings
+            attributes[key] = value
+    return attributes
 
 
-def _tar_member(block: bytes, settings: dict[bytes, bytes], stream: _Stream) -> Iterator[Member]:
-    name = _text(settings.get(b"path") or _ustar_name(block))
+def _tar_member(block: bytes, attributes: dict[bytes, bytes], stream: _Stream) -> Iterator[Member]:
+    name = _text(attributes.get(b"path") or _ustar_name(block))
     kind = block[156:157]
     if kind not in (b"0", b"\0", b"5"):
-        raise BadArchive(f"{name[:80]!a}: this is {KINDS.get(kind, 'of an unknown kind')}, not a regular file.")
-    size = _tar_size(block, settings)
+        raise BadArchive(f"{name[:80]!a}: {KINDS.get(kind, 'an unknown type')}, not a regular file.")
+    size = _tar_size(block, attributes)
     is_folder = kind == b"5" or name.endswith("/")
     if is_folder and size:
-        raise BadArchive(f"{name[:80]!a}: this is both a file and a folder.")
+        raise BadArchive(f"{name[:80]!a}: both a file and a folder.")
     executable = bool(_number(block[100:108]) & stat.S_IXUSR)
     yield Member(name, is_folder, executable, stream.take(size))
     stream.read(-size % BLOCK)
 
 
-def _tar_size(block: bytes, settings: dict[bytes, bytes]) -> int:
-    digits = settings.get(b"size")
+def _tar_size(block: bytes, attributes: dict[bytes, bytes]) -> int:
+    digits = attributes.get(b"size")
     if digits is None:
         return _number(block[124:136])
     if not digits.isdigit() or len(digits) > 20:
@@ -198,20 +198,20 @@ def _ustar_name(block: bytes) -> bytes:
 
 
 def _pax(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Read the records of an extended header: a length of all of it, a space, key=value, a line's end."""
-    at = 0
-    while at < len(data):
-        digits = data[at : at + 8].split(b" ")[0]
-        end = at + int(digits) if digits.isdigit() else at
-        key, _, value = data[at + len(digits) + 1 : end].partition(b"=")
+    """Yield the records of an extended header: the length of the record, a space, key=value, a newline."""
+    start = 0
+    while start < len(data):
+        digits = data[start : start + 8].split(b" ")[0]
+        end = start + int(digits) if digits.isdigit() else start
+        key, _, value = data[start + len(digits) + 1 : end].partition(b"=")
         if not value.endswith(b"\n") or end > len(data):
             raise BadArchive(DAMAGED)
         yield key, value[:-1]
-        at = end
+        start = end
 
 
 def _number(digits: bytes) -> int:
-    if digits[0] == 0x80:  # how GNU writes what octal digits have no room for
+    if digits[0] == 0x80:  # the GNU format for numbers too large for octal digits
         return int.from_bytes(digits[1:], "big")
     digits = digits.split(b"\0")[0].strip()
     if digits.strip(b"01234567"):
@@ -227,7 +227,7 @@ def _text(name: bytes) -> str:
 
 
 class _Entry(NamedTuple):
-    """What the directory of a zip says about one file."""
+    """One entry of the central directory of a zip."""
 
     offset: int
     name: bytes
@@ -252,16 +252,16 @@ def _zip_members(source: BinaryIO, meter: _Meter) -> Iterator[Member]:
 
 
 def _zip_directory(source: BinaryIO, limits: Limits) -> tuple[list[_Entry], int]:
-    """Return the entries of a zip, and where its directory starts."""
+    """Return the entries of a zip and the offset of its central directory."""
     size = source.seek(0, os.SEEK_END)
     source.seek(max(0, size - 0xFFFF - 22))
     tail = source.read()
     at = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - 18))
     if at < 0:
-        raise BadArchive(ENDS_EARLY)
+        raise BadArchive(TRUNCATED)
     disk, first, here, count, _, offset, _ = struct.unpack("<4H2LH", tail[at + 4 : at + 22])
     if disk or first or here != count or offset == ZIP64:
-        raise BadArchive("Zips of several parts and zips of more than 4 GiB are not taken.")
+        raise BadArchive("Zips of several parts and zips of more than 4 GiB are not supported.")
     if count > limits.members:
         raise BadArchive(f"There are more than {limits.members} entries.")
     source.seek(offset)
@@ -277,11 +277,11 @@ def _zip_entry(source: BinaryIO, limits: Limits) -> _Entry:
     source.seek(extra + comment, os.SEEK_CUR)
     kind = stat.S_IFMT(mode >> 16)
     if flags & ENCRYPTED:
-        raise BadArchive(f"{name[:80]!a}: encrypted files are not taken.")
+        raise BadArchive(f"{name[:80]!a}: encrypted files are not supported.")
     if flags & PATCHED or method not in (0, 8) or ZIP64 in (packed, size, offset):
-        raise BadArchive(f"{name[:80]!a}: this needs a newer zip format; use plain deflate.")
+        raise BadArchive(f"{name[:80]!a}: unsupported zip compression or format; use plain deflate.")
     if kind not in (0, stat.S_IFDIR if name.endswith(b"/") else stat.S_IFREG):
-        raise BadArchive(f"{name[:80]!a}: this is a link or otherwise no regular file.")
+        raise BadArchive(f"{name[:80]!a}: links and special files are not supported.")
     executable = kind == stat.S_IFREG and bool(mode >> 16 & stat.S_IXUSR)
     return _Entry(offset, name, method, executable, packed, size, crc)
 
@@ -297,24 +297,24 @@ def _zip_data_start(source: BinaryIO, entry: _Entry) -> int:
 
 def _unzipped(meter: _Meter, entry: _Entry) -> Iterator[bytes]:
     packed = _portion(meter.read, entry.packed)
-    pieces = _inflated(lambda _: next(packed, b""), wbits=-15) if entry.method else packed
+    chunks = _inflated(lambda _: next(packed, b""), wbits=-15) if entry.method else packed
     size = crc = 0
-    for piece in meter.passed(pieces):
-        size, crc = size + len(piece), zlib.crc32(piece, crc)
-        yield piece
+    for chunk in meter.limited(chunks):
+        size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+        yield chunk
     if (size, crc) != (entry.size, entry.crc):
         raise BadArchive(DAMAGED)
 
 
 def _portion(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
     while size:
-        piece = _exactly(read, min(CHUNK, size))
-        size -= len(piece)
-        yield piece
+        chunk = _exactly(read, min(CHUNK, size))
+        size -= len(chunk)
+        yield chunk
 
 
 def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
     data = read(size)
     if len(data) != size:
-        raise BadArchive(ENDS_EARLY)
+        raise BadArchive(TRUNCATED)
     return data

@@ -1,0 +1,91 @@
+"""Intake of module content: a folder or an archive becomes a stored canonical archive and its manifest.
+
+Every archive is unpacked by the same rules, its manifest is read, and it is packed again as the canonical tar, whose
+SHA-256 identifies the content.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from mlapi.archives import manifests
+from mlapi.archives.canonical import pack, unpack
+from mlapi.archives.limits import BadArchive
+from mlapi.errors import FieldError, Invalid, TooLarge
+from mlapi.models.manifests import Manifest
+from mlapi.storage import CHUNK, Blob, BlobStore
+
+
+@dataclass(frozen=True)
+class Content:
+    """The stored content of a module: its manifest, and the blob of its canonical archive."""
+
+    manifest: Manifest
+    blob: Blob
+
+
+class Intake:
+    """The intake of module content into a store. Archives are unpacked in the scratch folder."""
+
+    def __init__(self, store: BlobStore, scratch: Path) -> None:
+        self._store, self._scratch = store, scratch
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def store_folder(self, folder: Path) -> Content:
+        """Read the manifest of a module folder and store its canonical archive.
+
+        Raises `Invalid` with every error in the manifest or the files.
+        """
+        with self.temporary_file() as packed, self._temporary_folder() as unpacked:
+            try:
+                pack(folder, packed)
+                # The manifest is read from the packed files, not from excluded ones beside them.
+                unpack(packed, unpacked)
+                manifest = manifests.read(unpacked)
+            except BadArchive as error:
+                raise Invalid.field("archive", str(error)) from None
+            except manifests.BadManifest as error:
+                raise Invalid(_field_errors(error)) from None
+            packed.seek(0)
+            return Content(manifest, self._store.put(iter(partial(packed.read, CHUNK), b"")))
+
+    def store_archive(self, archive: BinaryIO) -> Content:
+        """Unpack an archive and store its content as `store_folder` does."""
+        with self._temporary_folder() as folder:
+            try:
+                unpack(archive, folder)
+            except BadArchive as error:
+                raise Invalid.field("archive", str(error)) from None
+            return self.store_folder(folder)
+
+    def temporary_file(self) -> BinaryIO:
+        """Return a file that is deleted when it is closed."""
+        return tempfile.TemporaryFile(dir=self._scratch)
+
+    @contextmanager
+    def _temporary_folder(self) -> Iterator[Path]:
+        folder = Path(tempfile.mkdtemp(prefix="module-", dir=self._scratch))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _field_errors(error: manifests.BadManifest) -> Iterator[FieldError]:
+    for name, description in error.errors:
+        yield FieldError(f"manifest.{name}".rstrip("."), description)
+
+
+def spool(file: BinaryIO, limit: int, chunks: Iterable[bytes]) -> Blob:
+    """Write an uploaded archive to a file. Raises `TooLarge` beyond `limit` bytes."""
+    size = 0
+    for chunk in chunks:
+        size += file.write(chunk)
+        if size > limit:
+            raise TooLarge(f"The archive is larger than {limit} bytes.")
+    return Blob("", size)
