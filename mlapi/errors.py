@@ -56,14 +56,6 @@ class Conflict(DomainError):
         self.extra = extra
 
 
-class Held(Conflict):
-    """What was to be deleted is in use; `holders` are rows of `(pipeline_id, run_id, job_id or None)`."""
-
-    def __init__(self, message: str, holders: Iterable[Any]) -> None:
-        super().__init__(message)
-        self.holders = list(holders)
-
-
 class AttemptOver(Conflict):
     """A runner reported for an attempt that no longer holds its job."""
 

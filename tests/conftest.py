@@ -13,7 +13,7 @@ import pytest
 from pyramid.paster import get_app
 from webtest import TestApp
 
-from mlapi.models import Base, User
+from mlapi.models import Base, users
 from tests.support import PASSWORD, ROOT, Client, empty, migrate, new_database, write_ini
 
 
@@ -75,7 +75,7 @@ def clients(wsgi: Any, app: TestApp) -> Callable[[str], Client]:
         if name not in made:
             with wsgi.registry.database.writing.begin() as session:
                 password = wsgi.registry.passwords.hash(PASSWORD)
-                User.create(session, name, password, "admin" if name == "root" else "user")
+                users.create(session, name, password, "admin" if name == "root" else "user")
             made[name] = Client(app, name)
         return made[name]
 

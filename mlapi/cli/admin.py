@@ -13,8 +13,9 @@ from mlapi.check import violations
 from mlapi.cli import settings_of
 from mlapi.database import Database
 from mlapi.errors import DomainError, Invalid
-from mlapi.models import Module, User, modules
+from mlapi.models import Module, User, modules, users
 from mlapi.models.blobs import referenced
+from mlapi.models.deletion import delete_module
 from mlapi.models.users import Role
 from mlapi.security import Passwords, Tokens, Use
 from mlapi.settings import Settings, SettingsError
@@ -28,7 +29,7 @@ def createuser(settings: Settings, arguments: Arguments) -> int:
     """Create a user; the password is asked for, or read from a file's first line."""
     password = _password(arguments.password_file)
     with Database(settings.database_url).writing.begin() as db:
-        User.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
+        users.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
     print(f"Created {arguments.role} {arguments.name}.")
     return 0
 
@@ -69,10 +70,10 @@ def createmodule(settings: Settings, arguments: Arguments) -> int:
 def removemodule(settings: Settings, arguments: Arguments) -> int:
     """Remove a module that no task or job was made with."""
     with Database(settings.database_url).writing.begin() as db:
-        module = db.scalar(sa.select(Module).where(Module.name == arguments.name))
+        module = db.scalar(sa.select(Module.id).where(Module.name == arguments.name))
         if module is None:
             return _fail(f"There is no module named {arguments.name}.")
-        versions = modules.remove(db, module)
+        versions = delete_module(db, module)
     print(f"Removed {arguments.name} with {versions} version(s).")
     return 0
 

@@ -4,12 +4,18 @@ Times are UTC without a zone in both databases. Ids are integers that are never 
 """
 
 import datetime
+import re
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import GenericFunction
+
+from mlapi.errors import Invalid
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
+"""Names of users and modules, which appear in URLs."""
 
 Json = sa.JSON(none_as_null=True)
 Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
@@ -70,3 +76,11 @@ class Numbered(Base):
     # SQLite gives a row its number only where the type is exactly INTEGER.
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1)
     created: Mapped[Time] = mapped_column(default=now, sort_order=99)
+
+
+def check_slug(name: str) -> None:
+    """Raise `Invalid` for the field `name` unless it is a slug."""
+    if not SLUG.fullmatch(name):
+        raise Invalid.field(
+            "name", "Must be a slug: a-z, 0-9, and after the first character also . _ -, at most 63 characters."
+        )

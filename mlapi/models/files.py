@@ -6,6 +6,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.errors import Invalid
 from mlapi.models.base import Numbered
 
 
@@ -45,3 +46,27 @@ class File(Numbered):
         found = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
         by_id = {file.id: file for file in found}
         return [by_id[each] for each in ids if each in by_id]
+
+
+def create(
+    db: Session,
+    owner_id: int,
+    name: str,
+    sha256: str,
+    size: int,
+    tags: dict[str, Any] | None = None,
+    parent_id: int | None = None,
+) -> File:
+    """Create a file for a stored blob. Raises `Invalid` for a parent that is not a file of the same owner."""
+    if parent_id is not None and not File.owned(db, owner_id, [parent_id]):
+        raise Invalid.field("parent", "File not found.")
+    file = File(owner_id=owner_id, name=name, sha256=sha256, size=size, tags=tags or {}, parent_id=parent_id)
+    db.add(file)
+    db.flush()
+    return file
+
+
+def change_tags(db: Session, file_id: int, tags: dict[str, Any]) -> None:
+    """Replace the tags of a file; its name and content are immutable."""
+    db.get_one(File, file_id).tags = tags
+    db.flush()

@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Conflict, Invalid
+from mlapi.errors import Conflict
 from mlapi.models import manifests
-from mlapi.models.base import Numbered
+from mlapi.models.base import Numbered, check_slug
 from mlapi.models.options import Option
-from mlapi.models.users import SLUG
 from mlapi.schemas.types import storable
 
 
@@ -41,7 +40,6 @@ class ModuleVersion(Numbered):
     doctxt: Mapped[str]
     icon_url: Mapped[str | None]
     command: Mapped[list[Any]]
-    module: Mapped[Module] = relationship(lazy="raise")
 
 
 class Function(Numbered):
@@ -84,8 +82,7 @@ def register(
 
     The same content again is the version that it already is. Raises `Invalid` where the name is no slug.
     """
-    if not SLUG.fullmatch(name):
-        raise Invalid.field("name", "Must be a slug: a-z, 0-9 and . _ - inside, at most 63 characters.")
+    check_slug(name)
     module = db.scalar(sa.select(Module).where(Module.name == name).with_for_update())
     if module is None:
         module = Module(name=name)
@@ -184,19 +181,3 @@ def find_function(db: Session, module: str, function: str, digest: str | None = 
         return None
     row = db.execute(_OF_NEWEST if digest is None else _OF_VERSION, names).first()
     return None if row is None else Offered(row.id, [Option.from_json(option) for option in row.options])
-
-
-def remove(db: Session, module: Module) -> int:
-    """Remove a module with all its versions and functions; returns how many versions went.
-
-    Raises `Conflict` while tasks or jobs were made with it: their lineage would lead nowhere.
-    """
-    versions = sa.select(ModuleVersion.id).where(ModuleVersion.module_id == module.id)
-    functions = sa.select(Function.id).where(Function.version_id.in_(versions))
-    try:
-        db.execute(sa.delete(Function).where(Function.id.in_(functions)))
-    except IntegrityError:
-        raise Conflict(f"Tasks or jobs were made with functions of {module.name}.") from None
-    gone = db.execute(sa.delete(ModuleVersion).where(ModuleVersion.module_id == module.id)).rowcount  # type: ignore[attr-defined]
-    db.execute(sa.delete(Module).where(Module.id == module.id))
-    return int(gone)

@@ -1,6 +1,6 @@
 """Pipelines: tasks in order, each a function with arguments, after the task before it or those it names."""
 
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
@@ -58,6 +58,29 @@ class Task(Numbered):
     function: Mapped[Function] = relationship(lazy="raise")
 
 
+class PipelineChanges(TypedDict, total=False):
+    """The columns of a pipeline that its owner can change."""
+
+    name: str
+    enabled: bool
+
+
+def create(db: Session, owner_id: int, name: str, enabled: bool = False) -> Pipeline:
+    """Create a pipeline without tasks."""
+    pipeline = Pipeline(owner_id=owner_id, name=name, enabled=enabled)
+    db.add(pipeline)
+    db.flush()
+    return pipeline
+
+
+def change(db: Session, pipeline_id: int, changes: PipelineChanges) -> None:
+    """Rename, enable or disable a pipeline; existing runs are not affected."""
+    pipeline = Pipeline.locked(db, pipeline_id)
+    for name, value in changes.items():
+        setattr(pipeline, name, value)
+    db.flush()
+
+
 _tasks = Task.__table__.c
 _ORDER = (
     sa.select(_tasks.id)
@@ -93,7 +116,7 @@ def insert_task(
     if after is not None:
         _check_after(after, order[: position - 1])
     checked = check_arguments(function.options, arguments)
-    _reorder(db, order[position - 1 :], position + 1)
+    renumber(db, order[position - 1 :], position + 1)
     values = {
         "pipeline_id": pipeline_id,
         "position": position,
@@ -134,19 +157,9 @@ def change_task(db: Session, task_id: int, changes: dict[str, Any]) -> Task:
             _check_after(each.after, order[: order.index(each.id)], "after" if each is task else "position")
     db.flush()
     if "position" in changes:
-        _reorder(db, order, 1)
+        renumber(db, order, 1)
         db.refresh(task)
     return task
-
-
-def delete_task(db: Session, task_id: int) -> None:
-    """Delete a task; those behind it move down. Raises `Conflict` while another names it in `after`."""
-    pipeline_id = db.scalars(sa.select(Task.pipeline_id).where(Task.id == task_id)).one()
-    tasks = Pipeline.locked(db, pipeline_id).tasks(db)
-    if holders := [each.id for each in tasks if each.after and task_id in each.after]:
-        raise Conflict("Other tasks come after this one by name; change them first.", tasks=holders)
-    db.execute(sa.delete(Task).where(Task.id == task_id))
-    _reorder(db, [each.id for each in tasks if each.id != task_id], 1)
 
 
 def parents(tasks: list[Task]) -> list[list[int]]:
@@ -163,7 +176,7 @@ def _check_after(after: list[int], earlier: list[int], name: str = "after") -> N
         raise Invalid.field(name, "A task can only come after earlier tasks of its pipeline, each named once.")
 
 
-def _reorder(db: Session, order: list[int], first: int) -> None:
+def renumber(db: Session, order: list[int], first: int) -> None:
     """Number the tasks from `first` on, by way of negative numbers: positions are unique at every moment."""
     if not order:
         return

@@ -5,11 +5,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Conflict, FieldError, Held, Invalid
-from mlapi.models.attempts import Attempt, LogPiece, Upload
+from mlapi.errors import Conflict, FieldError, Invalid
 from mlapi.models.base import Base, Numbered, now
 from mlapi.models.files import File
-from mlapi.models.jobs import OVER, Job, JobInput, JobParent, Status, move, take_inputs
+from mlapi.models.jobs import OVER, Job, JobParent, Status, move, take_inputs
 from mlapi.models.pipelines import Pipeline, Task, parents
 
 
@@ -150,68 +149,3 @@ def derived(counts: dict[str, int]) -> str:
     if present <= {Status.PENDING, Status.QUEUED}:
         return Status.QUEUED
     return Status.RUNNING
-
-
-def delete(db: Session, run_ids: list[int]) -> dict[str, int]:
-    """Delete runs with their jobs and the files that these made; returns how many of each went.
-
-    Raises `Conflict` while a job is not over, or where another run used one of the files.
-    """
-    jobs = sa.select(Job.id).where(Job.run_id.in_(run_ids))
-    made = sa.select(File.id).where(File.job_id.in_(jobs))
-    active = sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(OVER))
-    if waiting := db.scalars(active.order_by(Job.id).limit(20)).all():
-        raise Conflict("Jobs of this run are not over; cancel it first.", jobs=list(waiting))
-    users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(made), RunFile.run_id.not_in(run_ids))
-    if holders := db.scalars(users.distinct().order_by(RunFile.run_id).limit(20)).all():
-        raise Conflict("Other runs used files that this one made.", runs=list(holders))
-    attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
-    db.execute(sa.update(File).where(File.parent_id.in_(made)).values(parent_id=None))
-    gone: dict[str, int] = {}
-    steps: list[tuple[str | None, Any, Any]] = [
-        (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
-        (None, Upload, Upload.attempt_id.in_(attempts)),
-        (None, Attempt, Attempt.job_id.in_(jobs)),
-        (None, JobInput, JobInput.job_id.in_(jobs)),
-        (None, JobParent, JobParent.job_id.in_(jobs)),
-        (None, RunFile, RunFile.run_id.in_(run_ids)),
-        ("files", File, File.job_id.in_(jobs)),
-        ("jobs", Job, Job.run_id.in_(run_ids)),
-        ("runs", Run, Run.id.in_(run_ids)),
-    ]
-    for name, table, condition in steps:
-        result: Any = db.execute(sa.delete(table).where(condition), execution_options={"synchronize_session": False})
-        if name:
-            gone[name] = result.rowcount
-    return gone
-
-
-def delete_pipeline(db: Session, pipeline_id: int) -> dict[str, int]:
-    """Delete a pipeline with its tasks and runs; returns how many of each went. Raises `Conflict` as `delete`."""
-    Pipeline.locked(db, pipeline_id)
-    gone = delete(db, list(db.scalars(sa.select(Run.id).where(Run.pipeline_id == pipeline_id))))
-    tasks: Any = db.execute(sa.delete(Task).where(Task.pipeline_id == pipeline_id))
-    db.execute(sa.delete(Pipeline).where(Pipeline.id == pipeline_id))
-    return {"pipelines": 1, "tasks": tasks.rowcount, **gone}
-
-
-_of_job = sa.select(Run.pipeline_id, Run.id, Job.id).join(Job, Job.run_id == Run.id)
-_FILE: Any = sa.bindparam("file")
-_HOLDERS = sa.union(
-    sa.select(Run.pipeline_id, Run.id, sa.cast(sa.null(), Job.id.type))
-    .join(RunFile, RunFile.run_id == Run.id)
-    .where(RunFile.file_id == _FILE),
-    _of_job.join(JobInput, JobInput.job_id == Job.id).where(JobInput.file_id == _FILE),
-    _of_job.join(File, File.job_id == Job.id).where(File.id == _FILE),
-).limit(20)
-"""The runs over a file, the jobs that took it, and the job that made it: `(pipeline_id, run_id, job_id or None)`."""
-
-
-def delete_file(db: Session, file_id: int) -> None:
-    """Delete a file; raises `Held` while a run is over it, or a job made or took it."""
-    file = db.get_one(File, file_id, with_for_update=True)
-    if holders := db.execute(_HOLDERS, {"file": file_id}).all():
-        raise Held("Runs or jobs hold this file.", holders)
-    db.execute(sa.update(File).where(File.parent_id == file_id).values(parent_id=None))
-    db.delete(file)
-    db.flush()

@@ -5,7 +5,7 @@ from typing import Any
 from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import User
-from mlapi.models.users import SLUG
+from mlapi.models.base import SLUG
 from mlapi.resources.base import Collection, Item, must_be_known
 from mlapi.resources.files import Files
 from mlapi.resources.pipelines import Pipelines

@@ -6,12 +6,12 @@ from typing import Any
 import colander
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
-from mlapi.errors import Conflict, Held, Invalid, all_of
+from mlapi.errors import Conflict, Invalid, all_of
 from mlapi.http.bodies import read_chunks
 from mlapi.http.downloads import download
 from mlapi.http.forms import receive
-from mlapi.models import File
-from mlapi.models.runs import delete_file
+from mlapi.models import files as rules
+from mlapi.models.deletion import Held, delete_file
 from mlapi.resources.base import match, references
 from mlapi.resources.files import AllFiles, FileContent, FileItem, Files
 from mlapi.schemas.files import FileChange, NewFile
@@ -56,8 +56,7 @@ def create_raw(files: Files, request: Any) -> dict[str, Any]:
 @file.patch(permission=Permission.WRITE, schema=Expects(body=FileChange()))
 def update(file: FileItem, request: Any) -> FileItem:
     """Change a file's tags; its name and content never change."""
-    request.db.get_one(File, file.id).tags = request.validated["body"]["tags"]
-    request.db.flush()
+    rules.change_tags(request.db, file.id, request.validated["body"]["tags"])
     return file.fresh()
 
 
@@ -80,9 +79,7 @@ def show_content(content: FileContent, request: Any) -> Any:
 
 def keep(files: Files, request: Any, name: str, blob: Blob, **said: Any) -> dict[str, Any]:
     """Make a file of a blob that is stored."""
-    file = File(owner_id=files.owner, name=name, sha256=blob.sha256, size=blob.size, **said)
-    request.db.add(file)
-    request.db.flush()
+    file = rules.create(request.db, files.owner, name, blob.sha256, blob.size, **said)
     return answers.created(files[str(file.id)], request)
 
 
@@ -103,11 +100,8 @@ def tags_in(text: str, _files: Files, _request: Any) -> Any:
         raise Invalid(field_errors(invalid)) from None
 
 
-def parent_at(url: str, files: Files, request: Any) -> int:
+def parent_at(url: str, files: Files, _request: Any) -> int:
     """The id of the user's file at a URL."""
     if match((FileItem,), url) is None:
         raise Invalid.field("parent", f"Must be a URL like {FileItem.path}.")
-    ids = references(FileItem, [url], "parent", **files.keys)
-    if not File.owned(request.db, files.owner, ids):
-        raise Invalid.field("parent", "There is no such file.")
-    return ids[0]
+    return references(FileItem, [url], "parent", **files.keys)[0]

@@ -7,8 +7,8 @@ from pyramid.httpexceptions import HTTPUnsupportedMediaType
 
 from mlapi.archives.intake import Intake, spool
 from mlapi.http.forms import receive
-from mlapi.models import Module
-from mlapi.models.modules import register, remove
+from mlapi.models.deletion import delete_module
+from mlapi.models.modules import register
 from mlapi.resources.modules import (
     FunctionItem,
     Functions,
@@ -66,5 +66,4 @@ def create(modules: Modules, request: Any) -> dict[str, Any]:
 @module.delete(permission=Permission.REGISTER)
 def delete(module: ModuleItem, request: Any) -> dict[str, Any]:
     """Remove a module that no task or job was made with, all its versions with it."""
-    gone = remove(request.db, request.db.get_one(Module, module.id))
-    return answers.deleted(modules=1, versions=gone)
+    return answers.deleted(modules=1, versions=delete_module(request.db, module.id))

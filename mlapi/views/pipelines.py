@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mlapi.models import Pipeline
-from mlapi.models.runs import delete_pipeline
+from mlapi.models import pipelines as rules
+from mlapi.models.deletion import delete_pipeline
 from mlapi.resources.pipelines import AllPipelines, PipelineItem, Pipelines
 from mlapi.schemas.pages import AllPipelinesPage, PipelinesPage
 from mlapi.schemas.pipelines import NewPipeline, PipelineChange
@@ -21,19 +21,14 @@ all_pipelines.get(permission=Permission.READ, schema=Expects(query=AllPipelinesP
 @pipelines.post(permission=Permission.WRITE, schema=Expects(body=NewPipeline()))
 def create(pipelines: Pipelines, request: Any) -> dict[str, Any]:
     """Create a pipeline."""
-    pipeline = Pipeline(owner_id=pipelines.owner, **request.validated["body"])
-    request.db.add(pipeline)
-    request.db.flush()
+    pipeline = rules.create(request.db, pipelines.owner, **request.validated["body"])
     return answers.created(pipelines[str(pipeline.id)], request)
 
 
 @pipeline.patch(permission=Permission.WRITE, schema=Expects(body=PipelineChange()))
 def update(pipeline: PipelineItem, request: Any) -> PipelineItem:
     """Change a pipeline's name, or enable or disable it; runs that exist stay as they are."""
-    row = Pipeline.locked(request.db, pipeline.id)
-    for name, value in request.validated["body"].items():
-        setattr(row, name, value)
-    request.db.flush()
+    rules.change(request.db, pipeline.id, request.validated["body"])
     return pipeline.fresh()
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mlapi.models import runs as rules
+from mlapi.models.deletion import delete_runs
 from mlapi.resources.base import references
 from mlapi.resources.files import FileItem
 from mlapi.resources.runs import AllRuns, RunCancel, RunItem, Runs
@@ -31,7 +32,7 @@ def create(runs: Runs, request: Any) -> dict[str, Any]:
 @run.delete(permission=Permission.WRITE)
 def delete(run: RunItem, request: Any) -> dict[str, Any]:
     """Delete a run that is over, its jobs and the files that these made."""
-    return answers.deleted(**rules.delete(request.db, [run.id]))
+    return answers.deleted(**delete_runs(request.db, [run.id]))
 
 
 @run_cancel.post(permission=Permission.WRITE)

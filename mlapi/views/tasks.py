@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from mlapi.errors import Invalid, all_of
+from mlapi.models.deletion import delete_task
 from mlapi.models.modules import Offered, find_function
-from mlapi.models.pipelines import change_task, delete_task, insert_task
+from mlapi.models.pipelines import change_task, insert_task
 from mlapi.resources.base import match, references
 from mlapi.resources.modules import FunctionItem, VersionFunction
 from mlapi.resources.tasks import TaskItem, Tasks

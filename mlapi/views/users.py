@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlapi.models import User
+from mlapi.models import users as rules
 from mlapi.resources.users import UserItem, Users
 from mlapi.schemas.pages import UsersPage
 from mlapi.schemas.users import NewUser
@@ -22,5 +22,5 @@ def create(users: Users, request: Any) -> dict[str, Any]:
     body = request.validated["body"]
     request.pause_transaction()  # Hashing takes a tenth of a second, in which others write.
     password_hash = request.registry.passwords.hash(body["password"])
-    User.create(request.db, body["name"], password_hash, body["role"])
+    rules.create(request.db, body["name"], password_hash, body["role"])
     return answers.created(users[body["name"]], request)

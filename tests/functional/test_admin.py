@@ -60,7 +60,7 @@ def test_a_user_is_created_in_a_role(ini: Path, app: TestApp, password: str) -> 
     [
         ("grace", "short", "password: Must have 15 to 256 characters."),
         ("Not A Slug", PASSWORD, "name: Must be a slug"),
-        ("ada", PASSWORD, "There is a user named ada already."),
+        ("ada", PASSWORD, "The user name ada is already taken."),
     ],
 )
 def test_a_user_who_breaks_a_rule_is_not_created(
@@ -164,7 +164,7 @@ def test_an_unused_module_is_removed(ini: Path, ada: Client) -> None:
 def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str) -> None:
     pipeline = ada("POST", "users/ada/pipelines", {"name": "p"}, status=201).json
     ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
-    refused(admin(ini, "removemodule", "helloworld", check=False), 1, "functions of helloworld")
+    refused(admin(ini, "removemodule", "helloworld", check=False), 1, "functions of this module")
     ada("GET", helloworld, status=200)
 
 

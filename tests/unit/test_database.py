@@ -17,7 +17,7 @@ from webtest import TestApp
 from mlapi import database
 from mlapi.database import Database, make_engine, sqlite_driver, wal_is_safe
 from mlapi.execution import scheduler
-from mlapi.models import Base, User
+from mlapi.models import Base, User, users
 from mlapi.models.base import clock, now
 from mlapi.settings import Settings
 from mlapi.storage.local import LocalStore
@@ -234,7 +234,7 @@ def impatient(sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     app = get_app(str(write_ini(tmp_path, url)))
     with sqlite.writing.begin() as db:
-        User.create(db, "ada", app.registry.passwords.hash(PASSWORD))
+        users.create(db, "ada", app.registry.passwords.hash(PASSWORD))
     yield Client(TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"}), "ada")
     app.registry.database.engine.dispose()
 
