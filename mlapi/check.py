@@ -6,14 +6,13 @@ them to operators, and every fault test ends with it.
 
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from mlapi.database import Database
 from mlapi.models import File, ModuleVersion
-from mlapi.models.base import now
+from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.settings import Settings
 from mlapi.storage import BlobStore, store_from
@@ -106,8 +105,7 @@ def violations(settings: Settings) -> Iterator[str]:
 
 def of_tables(db: sa.Connection) -> Iterator[str]:
     """What the queries find."""
-    late = now() - timedelta(seconds=LATE)
-    bound = sa.bindparam("late", late, sa.DateTime())
+    bound = sa.bindparam("late", db.scalar(sa.select(clock(-LATE))), sa.DateTime())
     for text, query in QUERIES.items():
         statement = sa.text(query).bindparams(bound) if ":late" in query else sa.text(query)
         for row in db.execute(statement):

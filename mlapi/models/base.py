@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from mlapi.errors import Invalid
@@ -21,35 +22,32 @@ Json = sa.JSON(none_as_null=True)
 Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
 
 
-def now() -> datetime.datetime:
-    """The present moment, UTC, to the millisecond; a finer one could lie after SQLite's clock read later."""
-    moment = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
 class clock(GenericFunction[datetime.datetime]):  # noqa: N801 - it is written as the SQL function that it is
-    """The database's own clock, `seconds` from now.
+    """The clock of the database, in UTC with milliseconds, optionally `seconds` from now.
 
-    Leases are compared by one clock, so that machines whose clocks differ agree on who is late.
+    Every time in a row comes from it: the processes of a service agree on the order of events and on whether a
+    lease has expired, even if the clocks of their machines differ.
     """
 
     type = sa.DateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: Any = 0) -> None:
-        super().__init__(seconds)
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(*(() if seconds is None else (seconds,)))
 
 
 @compiles(clock, "sqlite")
-def _sqlite_clock(element: Any, compiler: Any, **options: Any) -> str:
+def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: object) -> str:
     offset = compiler.process(element.clauses, **options)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', ({offset}) || ' seconds')"
+    modifier = f", ({offset}) || ' seconds'" if offset else ""
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now'{modifier})"
 
 
 @compiles(clock, "postgresql")
-def _postgresql_clock(element: Any, compiler: Any, **options: Any) -> str:
+def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: object) -> str:
     offset = compiler.process(element.clauses, **options)
-    return f"(timezone('UTC', clock_timestamp()) + make_interval(secs => {offset}))"
+    interval = f" + make_interval(secs => {offset})" if offset else ""
+    return f"date_trunc('milliseconds', timezone('UTC', clock_timestamp()){interval})"
 
 
 class Base(DeclarativeBase):
@@ -75,7 +73,7 @@ class Numbered(Base):
 
     # SQLite gives a row its number only where the type is exactly INTEGER.
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1)
-    created: Mapped[Time] = mapped_column(default=now, sort_order=99)
+    created: Mapped[Time] = mapped_column(default=clock(), sort_order=99)
 
 
 def check_slug(name: str) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import Conflict
-from mlapi.models.base import Base, Numbered, Time, clock, now
+from mlapi.models.base import Base, Numbered, Time, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 
@@ -190,7 +190,7 @@ def cancel(db: Session, job_id: int) -> None:
         Status.CANCELLED,
         sa.and_(Job.id == job_id, Job.status != Status.RUNNING),
         reason="Cancelled before it ran.",
-        ended=now(),
+        ended=clock(),
     ):
         follow(db, job.run_id)
         return

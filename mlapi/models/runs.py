@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import Conflict, FieldError, Invalid
-from mlapi.models.base import Base, Numbered, now
+from mlapi.models.base import Base, Numbered, clock
 from mlapi.models.files import File
 from mlapi.models.jobs import OVER, Job, JobParent, Status, move, take_inputs
 from mlapi.models.pipelines import Pipeline, Task, parents
@@ -117,7 +117,7 @@ def cancel(db: Session, run_id: int) -> None:
     """
     db.get_one(Run, run_id, with_for_update=True)
     waiting = sa.and_(Job.run_id == run_id, Job.status.in_([Status.PENDING, Status.QUEUED]))
-    moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=now())
+    moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
     running = sa.and_(Job.run_id == run_id, Job.status == Status.RUNNING)
     wished: Any = db.execute(sa.update(Job).where(running).values(cancel_requested=True))
     if not moved and not wished.rowcount:

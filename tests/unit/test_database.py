@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlapi import database
 from mlapi.database import Database, make_engine, sqlite_driver, wal_is_safe
 from mlapi.execution import scheduler
 from mlapi.models import Base, User, users
-from mlapi.models.base import clock, now
+from mlapi.models.base import clock
 from mlapi.settings import Settings
 from mlapi.storage.local import LocalStore
 from tests.processes import wait_for
@@ -207,7 +207,7 @@ def test_the_databases_clock_tells_the_time_in_utc(either: sa.Engine) -> None:
         present = connection.scalar(sa.select(clock()))
         assert isinstance(present, datetime)
         assert present.tzinfo is None
-        assert abs(present - now()) < timedelta(seconds=2)
+        assert abs(present - datetime.now(UTC).replace(tzinfo=None)) < timedelta(seconds=2)
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0, 0.25, 604800.0])
@@ -217,12 +217,13 @@ def test_the_databases_clock_reckons_from_now(either: sa.Engine, seconds: float)
         assert abs(then - present - timedelta(seconds=seconds)) < timedelta(seconds=0.1)
 
 
-def test_times_that_python_wrote_compare_with_the_databases_clock(either: sa.Engine) -> None:
+def test_times_that_went_through_python_compare_with_the_databases_clock(either: sa.Engine) -> None:
     kept = sa.Table("kept", sa.MetaData(), sa.Column("at", sa.DateTime), prefixes=["TEMPORARY"])
     with either.connect() as connection:
         kept.create(connection)
-        whole = now().replace(microsecond=0)  # As text it could lack the fraction, and sort elsewhere.
-        connection.execute(kept.insert(), [{"at": whole}, {"at": now()}])
+        present = connection.scalar(sa.select(clock()))
+        whole = present.replace(microsecond=0)  # As text it could lack the fraction, and sort elsewhere.
+        connection.execute(kept.insert(), [{"at": whole}, {"at": present}])
         between = sa.select(sa.func.count()).where(kept.c.at > clock(-5), kept.c.at < clock(5))
         assert connection.scalar(between) == 2
         assert connection.scalar(between.where(kept.c.at > clock(1))) == 0

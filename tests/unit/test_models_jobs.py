@@ -32,6 +32,7 @@ from mlapi.models import (
     runs,
 )
 from mlapi.models.attempts import Output, Report
+from mlapi.models.base import clock
 from mlapi.models.jobs import MOVES, OVER, Status
 from tests.rows import SHA256, furnish
 from tests.support import empty
@@ -288,3 +289,33 @@ def test_every_mix_of_jobs_has_one_status():
             else:
                 worst = next(each for each in (Status.FAILED, Status.CANCELLED, Status.FINISHED) if each in present)
                 assert status == worst
+
+
+def test_times_come_from_the_clock_of_the_database_in_the_order_of_events(db):
+    """On either database: no row is older than one that it refers to, and a job's times are in order."""
+    before = db.scalar(sa.select(clock()))
+    pipeline, file = furnish(db, [None, None], SHA256)
+    runs.start(db, pipeline, [file])
+    for _ in range(2):
+        [claim] = attempts.claim(db, "w", 9, 60)
+        attempts.hand_in(db, db.get_one(Attempt, claim.attempt_id), SHA256, 0)
+        made = [Output("o", SHA256, {}, "created")]
+        attempts.report(db, db.get_one(Attempt, claim.attempt_id), Report(Status.FINISHED, outputs=made))
+    after = db.scalar(sa.select(clock()))
+    for table in Base.metadata.tables.values():
+        for key in table.foreign_keys if "created" in table.c else ():
+            parent = key.column.table.alias()
+            younger = sa.select(parent.c.created, table.c.created).where(key.parent == parent.c.id)
+            for earlier, later in db.execute(younger):
+                assert before <= earlier <= later <= after, key
+        assert "created" not in table.c or isinstance(table.c.created.default.arg, clock)
+    moments = [column for table in Base.metadata.tables.values() for column in table.c if _is_time(column)]
+    for moment in moments:
+        assert all(each is None or each.microsecond % 1000 == 0 for each in db.scalars(sa.select(moment)))
+    rows = db.execute(sa.select(Job.created, Job.queued, Job.started, Job.ended).order_by(Job.id)).all()
+    assert [tuple(sorted(row)) for row in rows] == [tuple(row) for row in rows]
+    assert rows[0].created == rows[0].queued
+
+
+def _is_time(column):
+    return isinstance(column.type, sa.DateTime)
