@@ -1,156 +1,264 @@
-"""Bodies of requests. Files are read piece by piece: none that is sent is ever held in memory."""
+"""Forms: files and text fields, as multipart/form-data or, without files, as application/x-www-form-urlencoded.
+
+Files are read as a stream and never held in memory.
+"""
 
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
 
-from multipart import (
-    MultipartError,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import MultipartError, PushMultipartParser, parse_options_header
 
-from mlapi.errors import Invalid
+from mlapi.errors import Invalid, TooLarge
 from mlapi.http.bodies import Readable
 from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK, Blob
 
 PARTS = 20
-"""Parts that a form may have."""
+"""Maximum number of parts of a form with one file; a form of more files may have as many parts more."""
 
 TEXT = 64 * 1024
-"""Bytes that a text field of a form may have."""
+"""Maximum size of a text field in bytes."""
+
+BODY = 1024 * 1024
+"""Maximum size of an urlencoded form in bytes."""
+
+FIELD_NAME = 4096
+"""Maximum size of the name of an urlencoded field in bytes; in a multipart form the limit of headers applies."""
 
 NAME = 240
-"""Bytes of UTF-8 that a file name may have: it stays below the 255 of common file systems."""
+"""Maximum size of a file name in bytes of UTF-8, less than the 255 of common file systems."""
+
+MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-"""What RFC 2046 takes for a boundary."""
+"""A boundary according to RFC 2046."""
 
 UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line separators, and what turns the direction of writing."""
+"""Control characters, line separators, and characters that change the text direction."""
+
+MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+"""A percent sign that does not introduce an encoded byte."""
 
 
-class BadUpload(Exception):
-    """A form whose syntax is broken; `field` names the part where that is known."""
-
-    def __init__(self, message: str, field: str | None = None) -> None:
-        self.field = field
-        super().__init__(message)
+class BadForm(Exception):
+    """A form with broken syntax."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A form as it came: its text fields, the name of its file, and the blob that the file became."""
+@dataclass(frozen=True)
+class Form:
+    """A form: the names of its file fields and text fields, the number of files, and the rule for unknown fields.
 
-    fields: dict[str, str]
-    filename: str
+    Files may come under any of the names in `files`, together at least `at_least` and at most `at_most`. Unknown
+    fields are refused, or kept as text fields; a file in an unknown field is always refused.
+    """
+
+    files: frozenset[str]
+    text_fields: Collection[str] = frozenset()
+    at_least: int = 1
+    at_most: int = 1
+    unknown: Literal["refuse", "keep"] = "refuse"
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """The media types of the form: urlencoded only if files are optional."""
+        return (MULTIPART,) if self.at_least else (MULTIPART, URLENCODED)
+
+    @property
+    def parts(self) -> int:
+        """Maximum number of parts."""
+        return PARTS - 1 + self.at_most
+
+
+class FormFile(NamedTuple):
+    """A file of a form: the name of its field, its file name, and the stored blob."""
+
+    field: str
+    name: str
     blob: Blob
 
 
-def receive(
+@dataclass(frozen=True, slots=True)
+class FormData:
+    """The content of a form: its text fields by name, and its files in their order."""
+
+    fields: dict[str, str]
+    files: list[FormFile]
+
+
+class Part(NamedTuple):
+    """A part of a form, with its content still to be read."""
+
+    name: str
+    filename: str | None
+    charset: str
+    content: Iterator[bytes]
+
+
+def read_form(
+    form: Form,
     body_file: Readable,
     content_type: str,
     content_length: int | None,
     put: Callable[[Iterable[bytes]], Blob],
-    *,
-    file_fields: Collection[str],
-    text_fields: Collection[str],
-) -> Received:
-    """Read a form of exactly one file and any of the text fields, in whatever order they come.
+) -> FormData:
+    """Read a form whose files and text fields may come in any order; `put` stores a file from its chunks.
 
-    The chunks of the file are handed to `put` as they are read. Raises `BadUpload` where the form is broken
-    or has too many parts or headers, and `Invalid` where a field is unknown, missing, sent twice or not as it
-    should be. A blob that was stored before a later field was refused is left to the sweep.
+    Raises `BadForm` for broken syntax or too many parts or headers, `TooLarge` for an urlencoded form beyond its
+    limit, and `Invalid` for a field that is unknown, missing, duplicate or not valid. Blobs that were stored
+    before a later field was refused are left to the sweep.
     """
-    file: tuple[str, Blob] | None = None
-    fields: dict[str, str] = {}
-    with closing(_events(body_file, content_type, content_length)) as events:
-        for segment in events:
-            # The events of a part are its head, its chunks, and None at its end.
-            chunks: Iterator[bytes] = iter(partial(next, events), None)
-            if segment.name in file_fields:
-                filename = _filename(segment, file is not None)
-                file = filename, put(chunks)
-            elif segment.name in text_fields and segment.name not in fields:
-                fields[segment.name] = _text(segment, chunks)
+    data = FormData({}, [])
+    with closing(_parts(form, body_file, content_type, content_length)) as parts:
+        for part in parts:
+            if part.name in form.files:
+                filename = _filename(part, form, len(data.files))
+                data.files.append(FormFile(part.name, filename, put(part.content)))
             else:
-                problem = "Sent more than once." if segment.name in text_fields else "Unknown field."
-                raise Invalid.field(segment.name, problem)
-            _drain(chunks)
-    if file is None:
-        raise Invalid.field(min(file_fields), "A file is required.")
-    return Received(fields, *file)
+                _check_text_field(part, form, data.fields)
+                data.fields[part.name] = _text(part)
+    if len(data.files) < form.at_least:
+        missing = "A file is required." if form.at_least == 1 else f"At least {form.at_least} files are required."
+        raise Invalid.field(min(form.files), missing)
+    return data
 
 
 def plain_name(name: str) -> str:
-    """Return a file name unchanged, or raise `ValueError` where it could harm a folder or a reader."""
+    """Return a file name unchanged; raises `ValueError` if it is unsafe as a file name or deceptive when displayed."""
     if not storable(name):
         raise ValueError("A file name must not contain NUL or lone surrogates.")
     if not 1 <= len(name.encode()) <= NAME:
-        raise ValueError(f"A file name has from 1 to {NAME} bytes in UTF-8.")
+        raise ValueError(f"A file name must have from 1 to {NAME} bytes in UTF-8.")
     if name in {".", ".."} or "/" in name or "\\" in name:
         raise ValueError("A file name must not be a path.")
     if UNSEEN.search(name):
-        raise ValueError("A file name must not contain control characters, nor turn the direction.")
+        raise ValueError("A file name must not contain control characters or change the text direction.")
     return name
 
 
-def _events(body_file: Readable, content_type: str, content_length: int | None) -> Generator[Any]:
-    """Parse a body while it is read: yields head, chunks and None of each part in turn."""
+def _parts(form: Form, body_file: Readable, content_type: str, content_length: int | None) -> Generator[Part]:
+    """Return the parts of a form of either media type."""
+    kind, options = parse_options_header(content_type) if len(content_type) <= 1024 else ("", {})
+    if kind not in form.media_types:
+        raise BadForm(f"The content type must be {' or '.join(form.media_types)}.")
+    if kind == URLENCODED:
+        return _urlencoded(form, _body(body_file, content_length), options.get("charset", ""))
+    return _multipart(_events(form, body_file, _boundary(options), content_length))
+
+
+def _multipart(events: Generator[Any]) -> Generator[Part]:
+    """Yield the parts of a multipart form; skips the content that was not read."""
+    with closing(events):
+        for segment in events:
+            # The parser's events of a part are its headers, its chunks, and None at its end.
+            content: Iterator[bytes] = iter(partial(next, events), None)
+            yield Part(segment.name, segment.filename, segment.charset or "utf-8", content)
+            for _ in content:
+                pass
+
+
+def _events(form: Form, body_file: Readable, boundary: str, content_length: int | None) -> Generator[Any]:
+    """Yield the parser's events while the body is read."""
     length = -1 if content_length is None else content_length
-    parser = PushMultipartParser(_boundary(content_type), length, max_segment_count=PARTS)
+    parser = PushMultipartParser(boundary, length, max_segment_count=form.parts)
     try:
         yield from parser.parse_blocking(body_file.read, CHUNK)
     except MultipartError as error:
-        raise BadUpload(f"The form is broken: {error.args[0]}.") from error
+        raise BadForm(f"The form is broken: {error.args[0]}.") from error
 
 
-def _boundary(content_type: str) -> str:
-    """Return the boundary that the header Content-Type gives."""
-    kind, options = parse_options_header(content_type) if len(content_type) <= 1024 else ("", {})
-    if kind != "multipart/form-data":
-        raise BadUpload("The content type must be multipart/form-data.")
-    boundary: str = options.get("boundary", "")
+def _boundary(options: Mapping[str, str]) -> str:
+    """Return the boundary parameter of a content type."""
+    boundary = options.get("boundary", "")
     if not BOUNDARY.fullmatch(boundary):
-        raise BadUpload("The content type must give a boundary of 1 to 70 characters.")
+        raise BadForm("The content type must have a boundary of 1 to 70 characters.")
     return boundary
 
 
-def _filename(segment: Any, second: bool) -> str:
-    """Return the name of a file that is about to come."""
-    if second:
-        raise Invalid.field(segment.name, "Only one file can be sent at a time.")
-    if segment.filename is None:
-        raise Invalid.field(segment.name, "Must be a file, with a filename in UTF-8.")
+def _urlencoded(form: Form, body: bytes, charset: str) -> Generator[Part]:
+    """Yield the fields of an urlencoded form as parts; empty pairs are skipped, as the URL Standard requires."""
+    pairs = [pair for pair in body.split(b"&") if pair]
+    if len(pairs) > form.parts:
+        raise BadForm("The form is broken: Maximum field count exceeded.")
+    for pair in pairs:
+        name, _, value = pair.partition(b"=")
+        yield Part(_field_name(name), None, charset or "utf-8", iter([_unquote(value)]))
+
+
+def _body(body_file: Readable, content_length: int | None) -> bytes:
+    """Read an urlencoded form whole, to its length or else to its end."""
+    if (content_length or 0) > BODY:
+        raise TooLarge(f"The form must have at most {BODY} bytes.")
+    body, left = bytearray(), BODY + 1 if content_length is None else content_length
+    while chunk := body_file.read(min(left, CHUNK)):
+        body += chunk
+        left -= len(chunk)
+    if content_length is None and not left:
+        raise TooLarge(f"The form must have at most {BODY} bytes.")
+    if content_length is not None and left:
+        raise BadForm("The form is broken: Unexpected end of the body.")
+    return bytes(body)
+
+
+def _field_name(encoded: bytes) -> str:
+    """Decode the name of an urlencoded field."""
+    name = _unquote(encoded)
+    if len(name) > FIELD_NAME:
+        raise BadForm(f"The form is broken: A field name must have at most {FIELD_NAME} bytes.")
     try:
-        return plain_name(segment.filename)
+        return name.decode()
+    except UnicodeDecodeError:
+        raise BadForm("A field name must be in UTF-8.") from None
+
+
+def _unquote(encoded: bytes) -> bytes:
+    """Decode percent-encoding and plus signs."""
+    if MALFORMED.search(encoded):
+        raise BadForm("The form is broken: Invalid percent-encoding.")
+    return unquote_to_bytes(encoded.replace(b"+", b" "))
+
+
+def _filename(part: Part, form: Form, before: int) -> str:
+    """Return the name of a file that comes after `before` others."""
+    if before >= form.at_most:
+        many = "Only one file can be sent at a time." if form.at_most == 1 else f"At most {form.at_most} files."
+        raise Invalid.field(part.name, many)
+    if part.filename is None:
+        raise Invalid.field(part.name, "Must be a file, with a filename in UTF-8.")
+    try:
+        return plain_name(part.filename)
     except ValueError as error:
-        raise Invalid.field(segment.name, str(error)) from None
+        raise Invalid.field(part.name, str(error)) from None
 
 
-def _text(segment: Any, chunks: Iterable[bytes]) -> str:
-    """Collect a text field."""
-    if (segment.charset or "utf-8").lower() not in {"utf-8", "utf8", "us-ascii"}:
-        raise BadUpload("A text field must be in UTF-8.", segment.name)
+def _check_text_field(part: Part, form: Form, fields: Mapping[str, str]) -> None:
+    """Refuse a text field that is unknown or duplicate."""
+    known = part.name in form.text_fields
+    if not known and (form.unknown == "refuse" or part.filename is not None):
+        raise Invalid.field(part.name, "Unknown field.")
+    if part.name in fields:
+        raise Invalid.field(part.name, "Sent more than once.")
+    if not storable(part.name):
+        raise Invalid.field(part.name, "A field name must not contain NUL.")
+
+
+def _text(part: Part) -> str:
+    """Read the content of a text field."""
+    if part.charset.lower() not in {"utf-8", "utf8", "us-ascii"}:
+        raise BadForm("A text field must be in UTF-8.")
     content = bytearray()
-    for chunk in chunks:
+    for chunk in part.content:
         content += chunk
         if len(content) > TEXT:
-            raise Invalid.field(segment.name, f"Must have at most {TEXT} bytes.")
+            raise Invalid.field(part.name, f"Must have at most {TEXT} bytes.")
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise BadUpload("A text field must be in UTF-8.", segment.name) from None
+        raise BadForm("A text field must be in UTF-8.") from None
     if not storable(text):
-        raise Invalid.field(segment.name, "Must not contain NUL.")
+        raise Invalid.field(part.name, "Must not contain NUL.")
     return text
-
-
-def _drain(chunks: Iterator[bytes]) -> None:
-    """Pass over what is left of a part."""
-    for _ in chunks:
-        pass

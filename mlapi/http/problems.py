@@ -15,7 +15,7 @@ from pyramid.security import forget
 
 from mlapi import errors as domain
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
-from mlapi.http.forms import BadUpload
+from mlapi.http.forms import BadForm
 from mlapi.storage.local import FULL
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     domain.Conflict: _of_conflict,
     domain.TooLarge: _of_status(413),
     domain.StorageFull: _of_status(507),
-    BadUpload: _of_status(400),
+    BadForm: _of_status(400),
     RangeNotSatisfiable: _of_range,
     UnicodeDecodeError: _of_decoding,
     http.HTTPException: _of_http,

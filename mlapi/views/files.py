@@ -9,7 +9,7 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 from mlapi.errors import Conflict, Invalid, all_of
 from mlapi.http.bodies import read_chunks
 from mlapi.http.downloads import download
-from mlapi.http.forms import receive
+from mlapi.http.forms import Form, read_form
 from mlapi.models import files as rules
 from mlapi.models.deletion import Held, delete_file
 from mlapi.resources.base import match, references
@@ -27,6 +27,9 @@ files.get(permission=Permission.READ, schema=Expects(query=FilesPage()))(answers
 file.get(permission=Permission.READ)(answers.show)
 all_files.get(permission=Permission.READ, schema=Expects(query=AllFilesPage()))(answers.page)
 
+UPLOAD = Form(frozenset({"file", "blob"}), frozenset({"tags", "parent"}))
+"""The form of a file."""
+
 
 @files.post(permission=Permission.WRITE)
 def create(files: Files, request: Any) -> dict[str, Any]:
@@ -34,15 +37,15 @@ def create(files: Files, request: Any) -> dict[str, Any]:
     if request.content_type != "multipart/form-data":
         raise HTTPUnsupportedMediaType("A file comes as multipart/form-data, or as the body of a PUT.")
     request.pause_transaction()
-    form = receive(
+    form = read_form(
+        UPLOAD,
         request.body_file_raw,
         request.headers["Content-Type"],
         request.content_length,
         lambda chunks: request.registry.store.put(chunks, request.registry.mlapi.upload_limit),
-        file_fields={"file", "blob"},
-        text_fields={"tags", "parent"},
     )
-    return keep(files, request, form.filename, form.blob, **said_of(form.fields, files, request))
+    (sent,) = form.files
+    return keep(files, request, sent.name, sent.blob, **said_of(form.fields, files, request))
 
 
 @files.put(permission=Permission.WRITE, schema=Expects(query=NewFile()))

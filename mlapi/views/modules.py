@@ -6,7 +6,7 @@ from typing import Any
 from pyramid.httpexceptions import HTTPUnsupportedMediaType
 
 from mlapi.archives.intake import Intake, spool
-from mlapi.http.forms import receive
+from mlapi.http.forms import Form, read_form
 from mlapi.models.deletion import delete_module
 from mlapi.models.modules import register
 from mlapi.resources.modules import (
@@ -38,6 +38,9 @@ version.get(permission=Permission.READ)(answers.show)
 function.get(permission=Permission.READ)(answers.show)
 version_function.get(permission=Permission.READ)(answers.show)
 
+ARCHIVE = Form(frozenset({"archive"}), frozenset({"name"}))
+"""The form of a module."""
+
 
 @modules.post(permission=Permission.REGISTER)
 def create(modules: Modules, request: Any) -> dict[str, Any]:
@@ -48,13 +51,12 @@ def create(modules: Modules, request: Any) -> dict[str, Any]:
     settings = request.registry.mlapi
     intake = Intake(request.registry.store, settings.scratch_dir)
     with intake.temporary_file() as archive:
-        form = receive(
+        form = read_form(
+            ARCHIVE,
             request.body_file_raw,
             request.headers["Content-Type"],
             request.content_length,
             partial(spool, archive, settings.module_limit),
-            file_fields={"archive"},
-            text_fields={"name"},
         )
         content = intake.store_archive(archive)
     name, blob = form.fields.get("name", ""), content.blob

@@ -3,13 +3,15 @@
 import io
 import random
 import tracemalloc
+from itertools import permutations
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlapi.errors import Invalid, StorageFull, TooLarge
-from mlapi.http.forms import PARTS, TEXT, BadUpload, Received, plain_name, receive
+from mlapi.http.forms import BODY, FIELD_NAME, PARTS, TEXT, BadForm, Form, FormData, FormFile, plain_name, read_form
 from mlapi.storage import CHUNK, Blob
 from mlapi.storage.local import LocalStore
 
@@ -43,15 +45,18 @@ class Kept:
         return b"".join(self.chunks)
 
 
-def send(body: bytes, kept=None, content_type=TYPE, length: int | None = -1) -> Received:
-    return receive(
-        io.BytesIO(body),
-        content_type,
-        len(body) if length == -1 else length,
-        (kept or Kept()).put,
-        file_fields={"file", "blob"},
-        text_fields={"tags", "kind"},
-    )
+ONE = Form(frozenset({"file", "blob"}), frozenset({"tags", "kind"}))
+
+
+def send(body: bytes, kept=None, content_type=TYPE, length: int | None = -1, form: Form = ONE) -> FormData:
+    length = len(body) if length == -1 else length
+    return read_form(form, io.BytesIO(body), content_type, length, (kept or Kept()).put)
+
+
+def filename(data: FormData) -> str:
+    """The name of the form's only file."""
+    (file,) = data.files
+    return file.name
 
 
 def refused(body: bytes, **arguments) -> tuple[str, str]:
@@ -72,12 +77,12 @@ class TestForm:
         fields = [part("tags", b'{"a": 1}'), part("kind", "Ŧext".encode())]
         kept = Kept()
         got = send(form(*fields[:before], FILE, *fields[before:]), kept, length=length)
-        assert got == Received({"tags": '{"a": 1}', "kind": "Ŧext"}, "a.txt", Blob("0" * 64, 7))
+        assert got == FormData({"tags": '{"a": 1}', "kind": "Ŧext"}, [FormFile("file", "a.txt", Blob("0" * 64, 7))])
         assert kept.content == b"content"
 
     @pytest.mark.parametrize("name", ["file", "blob"])
     def test_the_file_goes_by_any_name_of_the_set(self, name):
-        assert send(form(part(name, b"x", "a"))).filename == "a"
+        assert send(form(part(name, b"x", "a"))).files == [FormFile(name, "a", Blob("0" * 64, 1))]
 
     @pytest.mark.parametrize("size", [0, 1, CHUNK - 80, CHUNK, 2 * CHUNK + 7])
     def test_the_bytes_of_the_file_are_kept_as_they_are(self, size):
@@ -104,7 +109,7 @@ class TestForm:
 
     def test_a_name_in_unicode_is_kept_as_given(self):
         name = "e\u0301t\u00e9 \u20ac \u202f\u05d0.txt"
-        assert send(form(part("file", b"", name))).filename == name
+        assert filename(send(form(part("file", b"", name)))) == name
 
     def test_a_quoted_boundary_and_other_parameters_are_fine(self):
         assert send(form(FILE), content_type=f'Multipart/Form-Data; charset=utf-8; BOUNDARY="{BOUNDARY}"')
@@ -130,11 +135,11 @@ class TestForm:
 
         tracemalloc.start()
         try:
-            got = receive(Body(), TYPE, None, store.put, file_fields={"file"}, text_fields={"kind"})
+            got = read_form(ONE, Body(), TYPE, None, store.put)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert (got.blob.size, got.fields) == (32 * MIB, {"kind": "x"})
+        assert (got.files[0].blob.size, got.fields) == (32 * MIB, {"kind": "x"})
         assert peak < 4 * MIB
 
 
@@ -171,10 +176,9 @@ class TestFields:
         "bad",
         [part("kind", b"\xff"), part("kind", b"x", None, b"Content-Type: text/plain; charset=utf-7\r\n")],
     )
-    def test_text_that_is_not_utf8_is_a_bad_upload_of_its_field(self, bad):
-        with pytest.raises(BadUpload, match="UTF-8") as caught:
+    def test_text_that_is_not_utf8_breaks_the_form(self, bad):
+        with pytest.raises(BadForm, match="A text field must be in UTF-8"):
             send(form(bad, FILE))
-        assert caught.value.field == "kind"
 
 
 class TestBroken:
@@ -183,9 +187,8 @@ class TestBroken:
     @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
     @pytest.mark.parametrize("cut", range(len(whole) - 4))
     def test_a_form_without_its_end_is_refused_wherever_it_was_cut(self, cut, length):
-        with pytest.raises(BadUpload) as caught:
+        with pytest.raises(BadForm):
             send(self.whole[:cut], length=length)
-        assert caught.value.field is None
 
     @pytest.mark.parametrize(
         "content_type",
@@ -204,25 +207,25 @@ class TestBroken:
         ],
     )
     def test_a_content_type_without_a_good_boundary_is_refused(self, content_type):
-        with pytest.raises(BadUpload, match="content type"):
+        with pytest.raises(BadForm, match="content type"):
             send(self.whole, content_type=content_type)
 
     def test_a_boundary_may_have_seventy_characters(self):
         long = "b" * 70
         body = self.whole.replace(BOUNDARY.encode(), long.encode())
-        assert send(body, content_type=f"multipart/form-data; boundary={long}").filename == "a.txt"
+        assert send(body, content_type=f"multipart/form-data; boundary={long}").files[0].name == "a.txt"
 
     def test_the_number_of_parts_is_limited(self):
         class Names(set[str]):
             def __contains__(self, name: object) -> bool:
                 return name != "file"
 
-        def send_parts(number: int) -> Received:
+        def send_parts(number: int) -> FormData:
             body = form(FILE, *[part(f"t{each}") for each in range(number - 1)])
-            return receive(io.BytesIO(body), TYPE, len(body), Kept().put, file_fields={"file"}, text_fields=Names())
+            return send(body, form=Form(frozenset({"file"}), Names()))
 
         assert len(send_parts(PARTS).fields) == PARTS - 1
-        with pytest.raises(BadUpload, match="segment count"):
+        with pytest.raises(BadForm, match="segment count"):
             send_parts(PARTS + 1)
 
     @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ class TestBroken:
         ],
     )
     def test_bad_headers_of_a_part_are_refused(self, headers):
-        with pytest.raises(BadUpload, match="form is broken"):
+        with pytest.raises(BadForm, match="form is broken"):
             send(form(part("file", b"content", "a", headers)))
 
     @pytest.mark.parametrize(
@@ -247,18 +250,18 @@ class TestBroken:
     )
     def test_a_part_must_be_form_data(self, disposition):
         body = f"--{BOUNDARY}\r\n".encode() + disposition + b"\r\nx\r\n" + form()
-        with pytest.raises(BadUpload, match="Content-Disposition"):
+        with pytest.raises(BadForm, match="Content-Disposition"):
             send(body)
 
     def test_more_than_the_content_length_is_not_read(self):
         body = io.BytesIO(self.whole + b"the next request")
-        receive(body, TYPE, len(self.whole), Kept().put, file_fields={"file"}, text_fields={"kind"})
+        read_form(ONE, body, TYPE, len(self.whole), Kept().put)
         assert body.read() == b"the next request"
 
     @pytest.mark.parametrize("cut", [10, 200, CHUNK + 100])
     def test_a_broken_file_leaves_nothing_in_the_store(self, tmp_path, cut):
         store = LocalStore(tmp_path)
-        with pytest.raises(BadUpload):
+        with pytest.raises(BadForm):
             send(form(part("file", bytes(2 * CHUNK), "a"))[:cut], store)
         assert list(store.blobs()) == list((tmp_path / "tmp").iterdir()) == []
 
@@ -279,10 +282,247 @@ class TestBroken:
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         try:
             got = send(bytes(body))
-        except (BadUpload, Invalid):
+        except (BadForm, Invalid):
             return
-        assert plain_name(got.filename) == got.filename
+        assert plain_name(filename(got)) == filename(got)
         assert set(got.fields) <= {"tags", "kind"}
+
+
+class TestManyFiles:
+    some = Form(frozenset({"file", "more"}), frozenset({"kind"}), at_least=0, at_most=3)
+
+    @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
+    @pytest.mark.parametrize("order", list(permutations(range(4))))
+    def test_files_and_fields_come_in_any_order(self, order, length, tmp_path):
+        store = LocalStore(tmp_path)
+        parts = [
+            part("file", b"1", "a"),
+            part("file", b"22" * CHUNK, "b"),
+            part("more", b"", "a"),
+            part("kind", b"x"),
+        ]
+        data = send(form(*(parts[each] for each in order)), store, length=length, form=self.some)
+        assert data.fields == {"kind": "x"}
+        files = [("file", "a", 1), ("file", "b", 2 * CHUNK), ("more", "a", 0)]
+        assert [(file.field, file.name, file.blob.size) for file in data.files] == [
+            files[each] for each in order if each < 3
+        ]
+        assert all(store.verify(file.blob.sha256) for file in data.files)
+
+    @pytest.mark.parametrize(
+        ("at_most", "words"), [(1, "Only one file can be sent at a time."), (2, "At most 2 files.")]
+    )
+    def test_too_many_files_are_refused_before_they_are_stored(self, at_most, words):
+        many = Form(frozenset({"file", "blob"}), at_most=at_most)
+        files = [part("file", bytes([each]), "a") for each in range(at_most)]
+        kept = Kept()
+        assert len(send(form(*files), kept, form=many).files) == at_most
+        assert refused(form(*files, part("blob", b"beyond", "b")), kept=kept, form=many) == ("blob", words)
+        assert kept.content == bytes([at_most - 1])
+
+    @pytest.mark.parametrize(("at_least", "words"), [(1, "A file is required."), (2, "At least 2 files are required.")])
+    def test_too_few_files_are_refused(self, at_least, words):
+        many = Form(frozenset({"file", "blob"}), at_least=at_least, at_most=5)
+        files = [FILE] * at_least
+        assert len(send(form(*files), form=many).files) == at_least
+        assert refused(form(*files[1:]), form=many) == ("blob", words)
+
+    @pytest.mark.parametrize("parts", [[], [part("kind", b"x")]])
+    def test_files_may_be_optional(self, parts):
+        assert send(form(*parts), form=self.some).files == []
+
+    def test_further_files_raise_the_number_of_parts(self):
+        many = Form(frozenset({"file"}), frozenset(map(str, range(PARTS))), at_most=30)
+        files, fields = [FILE] * 30, [part(str(each)) for each in range(PARTS)]
+        data = send(form(*files, *fields[1:]), form=many)
+        assert (len(data.files), len(data.fields)) == (30, PARTS - 1)
+        with pytest.raises(BadForm, match="segment count"):
+            send(form(*files, *fields), form=many)
+
+    def test_many_files_are_never_in_memory(self, tmp_path):
+        store = LocalStore(tmp_path)
+        head, tail = part("file", b"@", "a").split(b"@")
+
+        class Body:
+            """A form of three files of 8 MiB that is generated while it is read."""
+
+            pieces = iter([*[head, *[bytes(CHUNK)] * 32, tail] * 3, form()])
+
+            def read(self, size):
+                return next(self.pieces, b"")
+
+        tracemalloc.start()
+        try:
+            got = read_form(self.some, Body(), TYPE, None, store.put)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert [file.blob.size for file in got.files] == [8 * MIB] * 3
+        assert peak < 4 * MIB
+
+
+class TestUnknownFields:
+    keeping = Form(frozenset({"file"}), frozenset({"kind"}), at_least=0, unknown="keep")
+
+    def test_are_kept_as_text_if_the_form_keeps_them(self):
+        data = send(form(part("owner", b"1"), FILE, part("", b"2"), part("kind", b"x")), form=self.keeping)
+        assert data.fields == {"owner": "1", "": "2", "kind": "x"}
+        assert len(data.files) == 1
+
+    @pytest.mark.parametrize(
+        ("parts", "field", "words"),
+        [
+            ([part("owner", b"1"), part("owner", b"1")], "owner", "Sent more than once."),
+            ([part("owner", b"1", "a.txt")], "owner", "Unknown field."),
+            ([part("ow\0ner", b"1")], "ow\0ner", "A field name must not contain NUL."),
+            ([part("owner", b"a\0b")], "owner", "Must not contain NUL."),
+            ([part("owner", b"x" * (TEXT + 1))], "owner", "Must have at most 65536 bytes."),
+        ],
+    )
+    def test_follow_the_rules_of_text_fields(self, parts, field, words):
+        assert refused(form(*parts), form=self.keeping) == (field, words)
+
+
+class TestUrlencoded:
+    optional = Form(frozenset({"file"}), frozenset({"kind", "tags", "größe"}), at_least=0)
+    keeping = Form(frozenset(), at_least=0, at_most=0, unknown="keep")
+    media_type = "application/x-www-form-urlencoded"
+
+    def send(self, body: bytes, form=optional, content_type=media_type, **arguments) -> FormData:
+        return send(body, content_type=content_type, form=form, **arguments)
+
+    def refused(self, body: bytes, form=optional) -> tuple[str, str]:
+        return refused(body, content_type=self.media_type, form=form)
+
+    @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
+    @pytest.mark.parametrize(
+        ("body", "fields"),
+        [
+            (b"", {}),
+            (b"kind=x", {"kind": "x"}),
+            (b"kind", {"kind": ""}),
+            (b"kind=", {"kind": ""}),
+            (b"&kind=x&&tags=y&", {"kind": "x", "tags": "y"}),
+            (b"kind=a+b%20c%2Bd", {"kind": "a b c+d"}),
+            (b"kind=a=b%26c", {"kind": "a=b&c"}),
+            (b"gr%C3%B6%c3%9fe=%E2%82%AC", {"größe": "€"}),
+            ("größe=€".encode(), {"größe": "€"}),
+        ],
+    )
+    def test_fields_are_decoded(self, body, fields, length):
+        assert self.send(body, length=length) == FormData(fields, [])
+
+    @pytest.mark.parametrize("tail", ["; charset=utf-8", "; charset=UTF8", ";charset=us-ascii", "; a=b"])
+    def test_parameters_of_the_content_type_are_fine(self, tail):
+        assert self.send(b"kind=x", content_type=self.media_type.title() + tail).fields == {"kind": "x"}
+
+    @pytest.mark.parametrize(
+        ("body", "field", "words"),
+        [
+            (b"kind=x&kind=x", "kind", "Sent more than once."),
+            (b"kind=x&%6bind=x", "kind", "Sent more than once."),
+            (b"owner=1", "owner", "Unknown field."),
+            (b"=1", "", "Unknown field."),
+            (b"file=a.txt", "file", "Must be a file, with a filename in UTF-8."),
+            (b"kind=a%00b", "kind", "Must not contain NUL."),
+            (b"kind=" + b"%78" * (TEXT + 1), "kind", "Must have at most 65536 bytes."),
+        ],
+    )
+    def test_what_is_wrong_with_a_field_names_it(self, body, field, words):
+        assert self.refused(body) == (field, words)
+
+    def test_unknown_fields_are_kept_if_the_form_keeps_them(self):
+        assert self.send(b"a=1&b=2", self.keeping).fields == {"a": "1", "b": "2"}
+        assert self.refused(b"a=1&a=2", self.keeping) == ("a", "Sent more than once.")
+        assert self.refused(b"a%00=1", self.keeping) == ("a\0", "A field name must not contain NUL.")
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b"kind=%", "percent-encoding"),
+            (b"kind=%4", "percent-encoding"),
+            (b"kind=%zz", "percent-encoding"),
+            (b"k%ind=x", "percent-encoding"),
+            (b"kind=%ff", "A text field must be in UTF-8"),
+            (b"kind=\xff", "A text field must be in UTF-8"),
+            (b"kind=%ed%a0%80", "A text field must be in UTF-8"),
+            (b"%ff=x", "A field name must be in UTF-8"),
+            (b"x" * (FIELD_NAME + 1), "A field name must have at most 4096 bytes"),
+        ],
+    )
+    def test_broken_encoding_is_refused(self, body, words):
+        with pytest.raises(BadForm, match=words):
+            self.send(body)
+
+    def test_another_character_set_is_refused(self):
+        with pytest.raises(BadForm, match="UTF-8"):
+            self.send(b"kind=x", content_type=f"{self.media_type}; charset=latin-1")
+
+    def test_the_number_of_fields_is_limited(self):
+        def body(number: int) -> bytes:
+            return b"&".join(b"f%d" % each for each in range(number))
+
+        many = self.keeping.parts
+        assert len(self.send(body(many), self.keeping).fields) == many
+        with pytest.raises(BadForm, match="field count"):
+            self.send(body(many + 1), self.keeping)
+
+    @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
+    def test_the_size_is_limited(self, length):
+        body = b"kind=x".ljust(BODY, b"&")
+        assert self.send(body, length=length).fields == {"kind": "x"}
+        with pytest.raises(TooLarge, match=str(BODY)):
+            self.send(body + b"&", length=length)
+
+    def test_a_body_over_the_limit_is_not_read(self):
+        body = io.BytesIO(bytes(10))
+        with pytest.raises(TooLarge):
+            read_form(self.optional, body, self.media_type, BODY + 1, Kept().put)
+        assert body.tell() == 0
+
+    def test_a_body_without_its_end_is_refused(self):
+        with pytest.raises(BadForm, match="Unexpected end"):
+            self.send(b"kind=x", length=7)
+
+    def test_more_than_the_content_length_is_not_read(self):
+        body = io.BytesIO(b"kind=x&tags=the next request")
+        assert read_form(self.optional, body, self.media_type, 6, Kept().put).fields == {"kind": "x"}
+        assert body.tell() == 6
+
+    def test_a_body_that_comes_in_small_pieces_is_read_to_its_end(self):
+        class Slow(io.BytesIO):
+            def read(self, size=-1):
+                return super().read(min(size, 2))
+
+        for length in (None, 13):
+            assert read_form(self.optional, Slow(b"kind=x&tags=y"), self.media_type, length, Kept().put).fields == {
+                "kind": "x",
+                "tags": "y",
+            }
+
+    def test_a_form_that_requires_a_file_is_not_urlencoded(self):
+        assert ONE.media_types == ("multipart/form-data",)
+        assert self.optional.media_types == ("multipart/form-data", "application/x-www-form-urlencoded")
+        with pytest.raises(BadForm, match="content type must be multipart/form-data"):
+            self.send(b"kind=x", ONE)
+        with pytest.raises(BadForm, match="content type must be multipart/form-data or application/x-www-form-urlenc"):
+            self.send(b"kind=x", content_type="text/plain")
+
+    @given(st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=PARTS - 1))
+    def test_text_that_a_browser_encodes_is_decoded(self, fields):
+        body = urlencode(fields).encode()
+        if any("\0" in text for pair in fields.items() for text in pair):
+            assert "NUL" in self.refused(body, self.keeping)[1]
+        else:
+            assert self.send(body, self.keeping).fields == fields
+
+    @given(st.binary(max_size=60))
+    def test_garbage_is_refused_in_words_or_is_text(self, body):
+        try:
+            got = self.send(body, self.keeping)
+        except (BadForm, Invalid):
+            return
+        assert all("\0" not in text and text.encode() for text in got.fields.values() if text)
 
 
 class TestPlainName:

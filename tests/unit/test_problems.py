@@ -14,7 +14,7 @@ from pyramid.request import Request
 
 from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Held, Invalid, StorageFull, TooLarge
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
-from mlapi.http.forms import BadUpload
+from mlapi.http.forms import BadForm
 from mlapi.http.problems import (
     CONVERTERS,
     InvalidRequest,
@@ -61,7 +61,7 @@ class TestProblemOf:
             (AttemptOver("Ended."), 409, "Ended."),
             (TooLarge("Too large."), 413, "Too large."),
             (StorageFull("Full."), 507, "Full."),
-            (BadUpload("Broken."), 400, "Broken."),
+            (BadForm("Broken."), 400, "Broken."),
             (URLDecodeError("utf-8", *NOT_UTF8), 400, "The URL is not UTF-8."),
             (UnicodeDecodeError("utf-8", *NOT_UTF8), 400, "The URL is not UTF-8."),
             (RangeNotSatisfiable(3), 416, "Range not satisfiable: the file has 3 bytes."),
