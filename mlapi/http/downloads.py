@@ -1,6 +1,6 @@
-"""Answers that carry a blob: whole, in part, or not at all where the client has it already.
+"""Responses with a blob: whole, a range of it, or none if the client has it already.
 
-Whatever the content is, a browser must neither show nor run it: the type is always that of bytes, the
+A browser must neither display nor execute the content: the media type is always application/octet-stream, the
 disposition always `attachment`.
 """
 
@@ -20,14 +20,14 @@ GUARDS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Accept-Ranges": "bytes",
 }
-"""Headers of every answer, also of those without a body."""
+"""Headers of every response, with or without a body."""
 
 RANGE = re.compile(r"bytes *= *(\d*) *- *(\d*)", re.IGNORECASE)
-"""A header Range of one range; longer than 100 characters it is none."""
+"""A Range header with a single range."""
 
 
 class RangeNotSatisfiable(Exception):
-    """A range that starts beyond the end of a blob of `size` bytes."""
+    """A range that has no byte of a blob of `size` bytes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,10 +35,10 @@ class RangeNotSatisfiable(Exception):
 
 
 def download(store: BlobStore, sha256: str, size: int, name: str, request: Request) -> Response:
-    """Respond to GET or HEAD with a blob: 200, 206 or 304; raises `RangeNotSatisfiable` for a range beyond its end.
+    """Respond to GET or HEAD with a blob: 200, 206 or 304; raises `RangeNotSatisfiable`.
 
-    WebOb's own conditional response is not used: it fails on `bytes=-`, refuses a suffix longer than the
-    blob, and takes the first of several ranges for the only one.
+    WebOb's conditional response is not used: it fails on `bytes=-`, refuses a suffix longer than the blob, and
+    ignores all but the first of several ranges.
     """
     response = Response(headerlist=[*GUARDS.items(), *_validators(sha256)])
     if sha256 in request.if_none_match:
@@ -55,16 +55,16 @@ def download(store: BlobStore, sha256: str, size: int, name: str, request: Reque
     if part is not None:
         response.status_code = 206
         response.headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
-    wanted = range(size) if part is None else part
-    response.app_iter = store.open(sha256, wanted.start, wanted.stop)
-    response.content_length = len(wanted)
+    sent = range(size) if part is None else part
+    response.app_iter = store.open(sha256, sent.start, sent.stop)
+    response.content_length = len(sent)
     return response
 
 
 def content_disposition(name: str) -> str:
-    """Return the header that has `name` saved as a file: in ASCII for old clients, in UTF-8 for the others.
+    """Return the Content-Disposition header of a file: its name in ASCII for old clients, and in UTF-8.
 
-    A `%` is left out of the first form, as some clients decode it.
+    The ASCII name has no `%`, because some clients decode it.
     """
     fallback = re.sub(r'[^ -~]|["\\%/]', "_", name)
     encoded = quote(name.encode("utf-8", "replace"), safe="!#$&+-.^_`|~")
@@ -72,9 +72,9 @@ def content_disposition(name: str) -> str:
 
 
 def span(header: str, size: int) -> range | None:
-    """Return the bytes that a header Range asks for of `size`: none of them where they are out of bounds.
+    """Return the range of a Range header for a blob of `size` bytes, which is empty if it cannot be satisfied.
 
-    None stands for a header that is to be passed over: it is broken, or asks for several ranges.
+    Returns None for a header to ignore: one that is malformed, has several ranges, or has more than 100 characters.
     """
     match = RANGE.fullmatch(header) if len(header) <= 100 else None
     if match is None or match.groups() == ("", ""):
@@ -88,6 +88,6 @@ def span(header: str, size: int) -> range | None:
 
 
 def _validators(sha256: str) -> Iterator[tuple[str, str]]:
-    """The content never changes, but who may read it does: a cache asks again each time."""
+    """Yield the headers for caches: the content never changes, but permissions do, so a cache must revalidate."""
     yield "ETag", f'"{sha256}"'
     yield "Cache-Control", "private, no-cache"

@@ -1,8 +1,11 @@
-"""What surrounds every request: the host it may ask for, the headers of every answer, and no error unanswered."""
+"""Tween around every request: host allow list, security headers, last-resort error handling."""
 
 from collections.abc import Callable
-from typing import Any
 
+from pyramid.config import Configurator
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
 from pyramid.tweens import INGRESS
 
 from mlapi.http.problems import Problem, respond, writer_of
@@ -15,20 +18,22 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Vary": "Authorization",
 }
-"""Headers of every answer that does not set its own (OWASP ASVS 5.0, 3.4 and 14.3)."""
+"""Default headers of every response (OWASP ASVS 5.0, 3.4 and 14.3)."""
+
+Handler = Callable[[Request], Response]
 
 
-def guard(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
-    """Refuse hosts that are not ours, and answer with a problem whatever the rooms inside did not."""
+def guard(handler: Handler, registry: Registry) -> Handler:
+    """Tween factory: refuses hosts that are not allowed, and turns exceptions without a response into problems."""
     hosts = frozenset(host.lower() for host in registry.mlapi.allowed_hosts)
 
-    def guarded(request: Any) -> Any:
+    def guarded(request: Request) -> Response:
         if "*" not in hosts and host_of(request.headers.get("Host", "")) not in hosts:
             response = writer_of(request)(Problem(400, "Host not allowed."), request)
         else:
             try:
                 response = handler(request)
-            except Exception as error:  # noqa: BLE001 - here is the last place that can answer
+            except Exception as error:  # noqa: BLE001 - nothing outside can respond
                 response = respond(error, request)
         set_already = {name for name, _ in response.headerlist}
         response.headerlist.extend((name, HEADERS[name]) for name in HEADERS if name not in set_already)
@@ -38,12 +43,12 @@ def guard(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
 
 
 def host_of(header: str) -> str:
-    """The host of a Host header, in lower case and without its port."""
+    """Return the host of a Host header, in lower case and without its port."""
     if header.startswith("["):
         return header.partition("]")[0].lower() + "]"
     return header.partition(":")[0].lower()
 
 
-def includeme(config: Any) -> None:
-    """Put the guard around everything."""
+def includeme(config: Configurator) -> None:
+    """Register the guard as the outermost tween."""
     config.add_tween("mlapi.http.guard.guard", under=INGRESS)

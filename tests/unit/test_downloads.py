@@ -1,4 +1,4 @@
-"""Downloads: the whole, a part, a part that is not there, and what a browser may do with it."""
+"""Downloads: whole blobs, ranges, conditional requests, and the headers that restrict browsers."""
 
 import base64
 import hashlib
