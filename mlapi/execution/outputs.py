@@ -1,65 +1,66 @@
-"""What a function says it made: `output.json`, taken for what it is, a stranger's word."""
+"""The output of a function: output.json and the files it names. None of it is trusted."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
+
+from mlapi import strict_json
+from mlapi.file_names import plain_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
 MANIFEST = "output.json"
 MANIFEST_LIMIT = 4 * 2**20
-"""Bytes that output.json may have."""
+"""The maximum size of output.json in bytes."""
 
 FILES_LIMIT = 1000
-"""Files that one job may leave."""
+"""The maximum number of output files of a job."""
 
 
 class BadOutput(Exception):
-    """What a function left cannot be taken; the message is for the module's author."""
+    """Output that breaks a rule. The message is for the author of the module."""
 
 
 class Output:
-    """One file that a function left: name, tags, where it comes from, and which file on disk it is."""
+    """One output file: its name, tags and origin, and the identity of the file on disk."""
 
     __slots__ = ("identity", "name", "origin", "size", "tags")
 
-    def __init__(self, name: str, tags: dict[str, Any], origin: str, found: os.stat_result) -> None:
+    def __init__(self, name: str, tags: dict[str, object], origin: str, status: os.stat_result) -> None:
         self.name, self.tags, self.origin = name, tags, origin
-        self.identity = (found.st_dev, found.st_ino)
-        self.size = found.st_size
+        self.identity = (status.st_dev, status.st_ino)
+        self.size = status.st_size
 
 
 class Outputs:
-    """All that a function left: its files, its metrics, and the names of the files that are not kept."""
+    """The output of a function: its files and metrics, and the names of the files that are ignored."""
 
-    __slots__ = ("files", "folder", "left_out", "metrics")
+    __slots__ = ("files", "folder", "ignored", "metrics")
 
-    def __init__(self, folder: str, files: list[Output], metrics: dict[str, Any], left_out: list[str]) -> None:
-        self.folder, self.files, self.metrics, self.left_out = folder, files, metrics, left_out
+    def __init__(self, folder: str, files: list[Output], metrics: dict[str, object], ignored: list[str]) -> None:
+        self.folder, self.files, self.metrics, self.ignored = folder, files, metrics, ignored
 
     def open(self, output: Output) -> BinaryIO:
-        """Open one of the files, if it still is the file that was seen."""
+        """Open an output file, or raise `BadOutput` if it is no longer the same file."""
         with _Folder(self.folder) as folder:
-            number = folder.open(output.name)
-        found = os.fstat(number)
-        if (found.st_dev, found.st_ino) != output.identity or found.st_size != output.size:
-            os.close(number)
+            descriptor = folder.open(output.name)
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != output.identity or status.st_size != output.size:
+            os.close(descriptor)
             raise BadOutput(f"The output {output.name!r} changed while it was read.")
-        return os.fdopen(number, "rb", buffering=0)
+        return os.fdopen(descriptor, "rb", buffering=0)
 
 
 class _Folder:
-    """The output folder, held open: whoever puts a link in its place later changes nothing."""
+    """The open output folder. A link put in its place later has no effect."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
-            self._number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise BadOutput("The function removed its output folder.") from error
 
@@ -67,52 +68,51 @@ class _Folder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._number)
+        os.close(self._descriptor)
 
     def open(self, name: str) -> int:
-        """Open a regular file of the folder, no link; never wait for one that is a pipe."""
-        absent = f"output.json names {name!r}, but it is not in the output folder."
-        if name == MANIFEST:
-            absent = "The function left no output.json."
+        """Open a regular file of the folder. Links are not followed, and a pipe does not block."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            number = os.open(name, flags, dir_fd=self._number)
+            descriptor = os.open(name, flags, dir_fd=self._descriptor)
         except FileNotFoundError as error:
-            raise BadOutput(absent) from error
+            if name == MANIFEST:
+                raise BadOutput("The function left no output.json.") from error
+            raise BadOutput(f"output.json names {name!r}, but the file is not in the output folder.") from error
         except OSError as error:
-            # A link is ELOOP, a socket is ENXIO; a folder opens and is found out below.
-            raise BadOutput(f"{name!r} in the output folder is not a file that can be read.") from error
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            os.close(number)
+            # A link is ELOOP and a socket ENXIO. A folder can be opened, and fails the next check.
+            raise BadOutput(f"{name!r} in the output folder is not a readable file.") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
             raise BadOutput(f"{name!r} in the output folder is not a regular file.")
-        return number
+        return descriptor
 
     def stat(self, name: str) -> os.stat_result:
-        """Say which regular file the name stands for."""
-        number = self.open(name)
+        """Return the status of a regular file of the folder."""
+        descriptor = self.open(name)
         try:
-            return os.fstat(number)
+            return os.fstat(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 def read_outputs(folder: str | os.PathLike[str], inputs: Iterable[str]) -> Outputs:
-    """Read `folder`/output.json and find the files it names; `inputs` are the names of the job's inputs."""
+    """Read output.json in `folder` and find the files it names. `inputs` are the names of the job's inputs."""
     with _Folder(folder) as opened:
-        said = _parse(_manifest(opened))
-        names = _names(said, "files", FILES_LIMIT)
-        origins = _origins(said, names, frozenset(inputs))
+        document = _parse(_manifest(opened))
+        names = _names(document, "files")
+        origins = _origins(document, names, frozenset(inputs))
         files = [
             Output(name, tags, origins[name], opened.stat(name))
-            for name, tags in zip(names, _tags(said, len(names)), strict=True)
+            for name, tags in zip(names, _tags(document, len(names)), strict=True)
             if name in origins
         ]
-    left_out = [name for name in names if name not in origins]
-    return Outputs(os.fspath(folder), files, _metrics(said), left_out)
+    ignored = [name for name in names if name not in origins]
+    return Outputs(os.fspath(folder), files, _metrics(document), ignored)
 
 
 def _manifest(folder: _Folder) -> bytes:
-    """Return the bytes of output.json, never more than its limit."""
+    """Return the content of output.json, up to its size limit."""
     with os.fdopen(folder.open(MANIFEST), "rb") as manifest:
         data = manifest.read(MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:
@@ -120,113 +120,74 @@ def _manifest(folder: _Folder) -> bytes:
     return data
 
 
-def _parse(data: bytes) -> dict[str, Any]:
-    """Read strict JSON: no NaN, no number beyond a float, no key twice, an object at the top."""
+def _parse(data: bytes) -> dict[str, object]:
+    """Return the JSON object in `data`."""
     try:
-        said = json.loads(
-            data.decode("utf-8-sig"),
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
-        )
-    except RecursionError as error:
-        raise BadOutput("output.json is not JSON: it is nested too deeply.") from error
-    except ValueError as error:
+        document = strict_json.loads(data, allow_bom=True)
+    except strict_json.NotJson as error:
         raise BadOutput(f"output.json is not JSON: {error}.") from error
-    if not isinstance(said, dict):
-        raise BadOutput("output.json is not a JSON object.")
-    return said
+    if not isinstance(document, dict):
+        raise BadOutput("output.json must be a JSON object.")
+    return document
 
 
-def _no_constant(name: str) -> Any:
-    """Refuse what Python's JSON takes and JSON has not."""
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _finite(digits: str) -> float:
-    """Read a number, unless it only fits as an infinity."""
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits[:40]} is beyond what a number can hold")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its pairs, unless a key comes twice."""
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in made:
-            raise ValueError(f"the key {name!r} comes twice")
-        made[name] = value
-    return made
-
-
-def _names(said: dict[str, Any], key: str, limit: int) -> list[str]:
-    """Return a list of plain file names, each once."""
-    names = said.get(key)
+def _names(document: dict[str, object], key: str) -> list[str]:
+    """Return a list of unique file names."""
+    names = document.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise BadOutput(f"output.json needs a list of names as {key!r}.")
-    if len(names) > limit:
-        raise BadOutput(f"output.json names {len(names)} files; {limit} are allowed.")
-    seen = set()
+        raise BadOutput(f"{key!r} in output.json must be a list of file names.")
+    if len(names) > FILES_LIMIT:
+        raise BadOutput(f"{key!r} in output.json has {len(names)} files. The limit is {FILES_LIMIT}.")
+    unique = set()
     for name in names:
-        if not _plain(name):
-            raise BadOutput(f"output.json names {name!r}, which is not a plain file name.")
-        if name in seen:
-            raise BadOutput(f"output.json names {name!r} twice in {key!r}.")
-        seen.add(name)
+        try:
+            unique.add(plain_name(name, reserved=MANIFEST))
+        except ValueError as error:
+            raise BadOutput(f"Invalid file name {name[:80]!r} in output.json. {error}") from error
+    if len(unique) != len(names):
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise BadOutput(f"Duplicate file name {duplicate!r} in {key!r} of output.json.")
     return names
 
 
-def _plain(name: str) -> bool:
-    """Whether a name stays in its folder, can be written down, and is not output.json itself."""
-    if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
-        return False
-    try:
-        return len(name.encode()) <= 255
-    except UnicodeEncodeError:
-        return False
-
-
-def _origins(said: dict[str, Any], names: list[str], inputs: frozenset[str]) -> dict[str, str]:
-    """Say of each file whether it is new, a changed input or an input as it was; others have no entry."""
-    created, modified = (_subset(said, key, names) for key in ("files_created", "files_modified"))
+def _origins(document: dict[str, object], names: list[str], inputs: frozenset[str]) -> dict[str, str]:
+    """Return the origins of files: "created", "modified" or "unchanged". Other files have no entry."""
+    created, modified = (_subset(document, key, names) for key in ("files_created", "files_modified"))
     for name in sorted(created & modified):
-        raise BadOutput(f"output.json calls {name!r} both created and modified.")
+        raise BadOutput(f"output.json has {name!r} both in 'files_created' and in 'files_modified'.")
     for name in sorted(modified - inputs):
-        raise BadOutput(f"output.json calls {name!r} modified, but no input has that name.")
+        raise BadOutput(f"output.json has {name!r} in 'files_modified', but no input has that name.")
     origins = dict.fromkeys(inputs.intersection(names), "unchanged")
     return origins | dict.fromkeys(created, "created") | dict.fromkeys(modified, "modified")
 
 
-def _subset(said: dict[str, Any], key: str, names: list[str]) -> frozenset[str]:
-    """Return the names of an optional list, all of which must be among the files."""
-    if key not in said:
+def _subset(document: dict[str, object], key: str, names: list[str]) -> frozenset[str]:
+    """Return the file names of an optional list, all of which must be in 'files'."""
+    if key not in document:
         return frozenset()
-    chosen = _names(said, key, FILES_LIMIT)
-    for name in chosen:
-        if name not in names:
-            raise BadOutput(f"output.json names {name!r} in {key!r}, but not in 'files'.")
-    return frozenset(chosen)
+    subset = frozenset(_names(document, key))
+    for name in sorted(subset.difference(names)):
+        raise BadOutput(f"output.json has {name!r} in {key!r}, but not in 'files'.")
+    return subset
 
 
-def _tags(said: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return the tags of each file, none for each where none are given."""
-    if "tags" not in said:
+def _tags(document: dict[str, object], count: int) -> list[dict[str, object]]:
+    """Return the tags of the files, which are empty by default."""
+    if "tags" not in document:
         return [{} for _ in range(count)]
-    tags = said["tags"]
-    if not isinstance(tags, list) or not all(isinstance(each, dict) for each in tags):
-        raise BadOutput("output.json needs a list of objects as 'tags'.")
+    tags = document["tags"]
+    if not isinstance(tags, list) or not all(isinstance(item, dict) for item in tags):
+        raise BadOutput("'tags' in output.json must be a list of objects.")
     if len(tags) != count:
-        raise BadOutput(f"output.json has tags for {len(tags)} files, but names {count}.")
+        raise BadOutput(f"output.json has tags for {len(tags)} files, but lists {count} files.")
     return tags
 
 
-def _metrics(said: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics, an object, or none."""
-    metrics = said.get("metrics")
+def _metrics(document: dict[str, object]) -> dict[str, object]:
+    """Return the metrics, which are empty by default."""
+    metrics = document.get("metrics")
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
-        raise BadOutput("output.json needs an object as 'metrics'.")
+        raise BadOutput("'metrics' in output.json must be an object.")
     return metrics

@@ -22,6 +22,7 @@ from functools import partial
 from mlapi.execution.client import AttemptOver, Damaged, Heart, Lease, Link, Refused
 from mlapi.execution.outputs import BadOutput, Outputs, read_outputs
 from mlapi.execution.process import CannotStart, Child, Workspace, guard_self, kill_strays
+from mlapi.file_names import plain_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,8 +195,10 @@ class Run:
         inputs = self._job["inputs"]
         for given in inputs:
             name = given["name"]
-            if name in ("", ".", "..", "input.json") or "/" in name:
-                raise JobFailed(f"A module cannot be given an input of the name {name!r}.")
+            try:
+                plain_name(name, reserved="input.json")
+            except ValueError as error:
+                raise JobFailed(f"Invalid input name {name!r}. {error}") from error
             target = os.path.join(self._place.input, name)
             try:
                 self._link.download(f"/inputs/{given['number']}", target, given, self._keep)
@@ -276,8 +279,8 @@ class Run:
             outputs = read_outputs(self._place.output, [given["name"] for given in self._job["inputs"]])
         except BadOutput as error:
             raise JobFailed(str(error)) from error
-        for name in outputs.left_out:
-            line = f"[mlapi] {name!r} is neither created, modified nor an input; it is left out.\n"
+        for name in outputs.ignored:
+            line = f"[mlapi] Output {name!r} ignored: neither created, modified nor an input.\n"
             self._log.write(line.encode())
         return outputs
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
 from mlapi.errors import Invalid, TooLarge
+from mlapi.file_names import plain_name
 from mlapi.http.bodies import Readable
 from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK, Blob
@@ -30,16 +31,12 @@ BODY = 1024 * 1024
 FIELD_NAME = 4096
 """Maximum size of the name of an urlencoded field in bytes; in a multipart form the limit of headers applies."""
 
-NAME = 240
-"""Maximum size of a file name in bytes of UTF-8, less than the 255 of common file systems."""
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 """A boundary according to RFC 2046."""
 
-UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line separators, and characters that change the text direction."""
 
 MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 """A percent sign that does not introduce an encoded byte."""
@@ -125,19 +122,6 @@ def read_form(
         missing = "A file is required." if form.at_least == 1 else f"At least {form.at_least} files are required."
         raise Invalid.field(min(form.files), missing)
     return data
-
-
-def plain_name(name: str) -> str:
-    """Return a file name unchanged; raises `ValueError` if it is unsafe as a file name or deceptive when displayed."""
-    if not storable(name):
-        raise ValueError("A file name must not contain NUL or lone surrogates.")
-    if not 1 <= len(name.encode()) <= NAME:
-        raise ValueError(f"A file name must have from 1 to {NAME} bytes in UTF-8.")
-    if name in {".", ".."} or "/" in name or "\\" in name:
-        raise ValueError("A file name must not be a path.")
-    if UNSEEN.search(name):
-        raise ValueError("A file name must not contain control characters or change the text direction.")
-    return name
 
 
 def _parts(form: Form, body_file: Readable, content_type: str, content_length: int | None) -> Generator[Part]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import colander
 
-from mlapi.http.forms import plain_name
+from mlapi.file_names import plain_name
 from mlapi.schemas.types import Json, Schema, Text
 
 TAGS = 100

@@ -187,7 +187,7 @@ def test_what_comes_after_a_failed_job_is_cancelled_with_the_reason(service: Ser
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        ("absent", "output.json names 'absent.txt', but it is not in the output folder."),
+        ("absent", "output.json names 'absent.txt', but the file is not in the output folder."),
         ("nonsense", "output.json is not JSON: "),
     ],
 )

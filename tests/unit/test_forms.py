@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlapi.errors import Invalid, StorageFull, TooLarge
-from mlapi.http.forms import BODY, FIELD_NAME, PARTS, TEXT, BadForm, Form, FormData, FormFile, plain_name, read_form
+from mlapi.file_names import plain_name
+from mlapi.http.forms import BODY, FIELD_NAME, PARTS, TEXT, BadForm, Form, FormData, FormFile, read_form
 from mlapi.storage import CHUNK, Blob
 from mlapi.storage.local import LocalStore
 

@@ -50,7 +50,7 @@ def test_each_file_has_an_origin_and_its_tags(folder):
         ("same", "unchanged", 3),
         ("over", "created", 4),
     ]
-    assert outputs.left_out == ["scrap"]
+    assert outputs.ignored == ["scrap"]
     assert outputs.metrics == {"a": [1, 2.5, None, {"b": True}]}
 
 
@@ -64,34 +64,34 @@ def test_only_the_list_of_files_is_needed(folder):
 
 def test_files_that_are_left_out_need_not_exist(folder):
     say(folder, files=["absent"])
-    assert read_outputs(folder, []).left_out == ["absent"]
+    assert read_outputs(folder, []).ignored == ["absent"]
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "output.json is not JSON: Expecting value: line 1 column 1 (char 0)."),
-        ('{"files": [], "metrics": {"a": NaN}}', "output.json is not JSON: NaN is no JSON value."),
+        ('{"files": [], "metrics": {"a": NaN}}', "output.json is not JSON: NaN is not a JSON value."),
         (
             '{"files": [], "metrics": {"a": -Infinity}}',
-            "output.json is not JSON: -Infinity is no JSON value.",
+            "output.json is not JSON: -Infinity is not a JSON value.",
         ),
         (
             '{"files": [], "metrics": {"a": 1e999}}',
-            "output.json is not JSON: 1e999 is beyond what a number can hold.",
+            "output.json is not JSON: the number 1e999 is out of range.",
         ),
-        ('{"files": [], "files": ["a"]}', "output.json is not JSON: the key 'files' comes twice."),
-        ("[" * 200_000, "output.json is not JSON: it is nested too deeply."),
-        ('{"a":' * 200_000, "output.json is not JSON: it is nested too deeply."),
-        ("1" * 5000, "output.json is not JSON: Exceeds the limit"),
-        ("[]", "output.json is not a JSON object."),
-        ("{}", "output.json needs a list of names as 'files'."),
-        ('{"files": "a"}', "output.json needs a list of names as 'files'."),
-        ('{"files": [1]}', "output.json needs a list of names as 'files'."),
-        ('{"files": [], "metrics": 3}', "output.json needs an object as 'metrics'."),
-        ('{"files": [], "tags": {}}', "output.json needs a list of objects as 'tags'."),
-        ('{"files": [], "tags": [1]}', "output.json needs a list of objects as 'tags'."),
-        ('{"files": [], "tags": [{}]}', "output.json has tags for 1 files, but names 0."),
+        ('{"files": [], "files": ["a"]}', "output.json is not JSON: duplicate key 'files'."),
+        ("[" * 200_000, "output.json is not JSON: nested too deeply."),
+        ('{"a":' * 200_000, "output.json is not JSON: nested too deeply."),
+        ("1" * 5000, "output.json is not JSON: an integer has more than 20 digits."),
+        ("[]", "output.json must be a JSON object."),
+        ("{}", "'files' in output.json must be a list of file names."),
+        ('{"files": "a"}', "'files' in output.json must be a list of file names."),
+        ('{"files": [1]}', "'files' in output.json must be a list of file names."),
+        ('{"files": [], "metrics": 3}', "'metrics' in output.json must be an object."),
+        ('{"files": [], "tags": {}}', "'tags' in output.json must be a list of objects."),
+        ('{"files": [], "tags": [1]}', "'tags' in output.json must be a list of objects."),
+        ('{"files": [], "tags": [{}]}', "output.json has tags for 1 files, but lists 0 files."),
     ],
 )
 def test_a_bad_output_json_is_refused(folder, text, reason):
@@ -101,19 +101,19 @@ def test_a_bad_output_json_is_refused(folder, text, reason):
 
 def test_bytes_that_are_no_text_are_refused(folder):
     (folder / "output.json").write_bytes(b'{"files": ["\xff"]}')
-    assert refusal(folder).startswith("output.json is not JSON: 'utf-8' codec can't decode")
+    assert refusal(folder).startswith("output.json is not JSON: not UTF-8: invalid start byte at byte 12.")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/b", "/etc/passwd", "../input/a", "a\0b", "output.json", "\ud800", "ä" * 128],
+    ["", ".", "..", "a/b", "/etc/passwd", "../input/a", "a\0b", "output.json", "\ud800", "ä" * 128, "a\\b", "a\nb"],
 )
 def test_names_that_are_not_plain_are_refused(folder, name):
     say(folder, files=[name], files_created=[name])
-    assert refusal(folder) == f"output.json names {name!r}, which is not a plain file name."
+    assert refusal(folder).startswith(f"Invalid file name {name[:80]!r} in output.json. ")
 
 
-@pytest.mark.parametrize("name", ["...", " a ", "ä 文 €.txt", "a\\b", "-rf", "a\nb", "ä" * 127])
+@pytest.mark.parametrize("name", ["...", " a ", "ä 文 €.txt", "-rf", "ä" * 120])
 def test_unusual_names_are_names(folder, name):
     say(folder, name)
     (output,) = read_outputs(folder, []).files
@@ -123,14 +123,14 @@ def test_unusual_names_are_names(folder, name):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"files": ["a", "a"]}, "output.json names 'a' twice in 'files'."),
-        ({"files_created": ["b"]}, "output.json names 'b' in 'files_created', but not in 'files'."),
-        ({"files_modified": ["b"]}, "output.json names 'b' in 'files_modified', but not in 'files'."),
-        ({"files_created": None}, "output.json needs a list of names as 'files_created'."),
-        ({"files_modified": ["a"]}, "output.json calls 'a' both created and modified."),
+        ({"files": ["a", "a"]}, "Duplicate file name 'a' in 'files' of output.json."),
+        ({"files_created": ["b"]}, "output.json has 'b' in 'files_created', but not in 'files'."),
+        ({"files_modified": ["b"]}, "output.json has 'b' in 'files_modified', but not in 'files'."),
+        ({"files_created": None}, "'files_created' in output.json must be a list of file names."),
+        ({"files_modified": ["a"]}, "output.json has 'a' both in 'files_created' and in 'files_modified'."),
         (
             {"files_created": [], "files_modified": ["a"]},
-            "output.json calls 'a' modified, but no input has that name.",
+            "output.json has 'a' in 'files_modified', but no input has that name.",
         ),
     ],
 )
@@ -141,7 +141,7 @@ def test_lists_that_contradict_each_other_are_refused(folder, said, reason):
 
 def test_an_absent_file_is_named(folder):
     say(folder, files=["a"], files_created=["a"])
-    assert refusal(folder) == "output.json names 'a', but it is not in the output folder."
+    assert refusal(folder) == "output.json names 'a', but the file is not in the output folder."
 
 
 def test_a_thousand_files_are_allowed_and_no_more(folder):
@@ -149,7 +149,7 @@ def test_a_thousand_files_are_allowed_and_no_more(folder):
     say(folder, *names)
     assert len(read_outputs(folder, []).files) == 1000
     say(folder, files=[*names, "one more"])
-    assert refusal(folder) == "output.json names 1001 files; 1000 are allowed."
+    assert refusal(folder) == "'files' in output.json has 1001 files. The limit is 1000."
 
 
 def test_a_huge_output_json_is_not_read(folder):
@@ -211,7 +211,7 @@ def test_a_file_is_opened_only_while_it_is_the_one_that_was_seen(folder):
         outputs.open(c)
     (folder / "c").unlink()
     (folder / "c").symlink_to("/etc/passwd")
-    with pytest.raises(BadOutput, match="'c' in the output folder is not a file"):
+    with pytest.raises(BadOutput, match="'c' in the output folder is not a readable file"):
         outputs.open(c)
 
 

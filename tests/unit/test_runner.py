@@ -279,7 +279,7 @@ print("done, ß")
     assert [server.outputs[each["sha256"]] for each in report["outputs"]] == [b"new", b"ONE", b"two"]
     assert server.log.decode().splitlines() == [
         "done, ß",
-        "[mlapi] 'scrap' is neither created, modified nor an input; it is left out.",
+        "[mlapi] Output 'scrap' ignored: neither created, modified nor an input.",
     ]
 
 
@@ -337,15 +337,15 @@ leave()
         ("leave(); open(job + '/output/output.json', 'w').write('{')", "output.json is not JSON: "),
         (
             "leave(['x']); os.unlink(job + '/output/x')",
-            "output.json names 'x', but it is not in the output folder.",
+            "output.json names 'x', but the file is not in the output folder.",
         ),
         (
             "leave(['x']); os.unlink(job + '/output/x'); os.symlink('/etc/passwd', job + '/output/x')",
-            "'x' in the output folder is not a file that can be read.",
+            "'x' in the output folder is not a readable file.",
         ),
         (
             "leave(files=[], files_created=[]); leave(['../../module/main.py'])",
-            "output.json names '../../module/main.py', which is not a plain file name.",
+            "Invalid file name '../../module/main.py' in output.json. A file name must not be a path.",
         ),
         (
             "import shutil; shutil.rmtree(job + '/output'); os.symlink('/etc', job + '/output')",
@@ -587,7 +587,7 @@ def test_a_module_that_is_no_archive_is_not_run(server, start):
 def test_an_input_cannot_take_the_place_of_input_json(server, start):
     server.add_input("input.json", b"{}")
     report = start("leave()").report()
-    assert report["reason"] == "A module cannot be given an input of the name 'input.json'."
+    assert report["reason"] == "Invalid input name 'input.json'. This file name is reserved."
 
 
 def test_a_large_input_arrives_whole_after_a_broken_connection(server, start):
