@@ -19,6 +19,7 @@ from mlapi.archives.limits import BadArchive
 from mlapi.errors import FieldError, Invalid, TooLarge
 from mlapi.models.manifests import Manifest
 from mlapi.storage import CHUNK, Blob, BlobStore
+from mlapi.storage.local import detect_full
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,20 @@ class Intake:
                 raise Invalid.field("archive", str(error)) from None
             return self.store_folder(folder)
 
-    def temporary_file(self) -> BinaryIO:
-        """Return a file that is deleted when it is closed."""
-        return tempfile.TemporaryFile(dir=self._scratch)
+    @contextmanager
+    def temporary_file(self) -> Iterator[BinaryIO]:
+        """Open a file that is deleted when it is closed. Raises `StorageFull` without space to write it."""
+        with detect_full(), tempfile.TemporaryFile(dir=self._scratch) as file:
+            yield file
 
     @contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
-        folder = Path(tempfile.mkdtemp(prefix="module-", dir=self._scratch))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with detect_full():
+            folder = Path(tempfile.mkdtemp(prefix="module-", dir=self._scratch))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _field_errors(error: manifests.BadManifest) -> Iterator[FieldError]:

@@ -1,7 +1,7 @@
-"""Where the bytes of files, modules and models are kept: blobs, each under the SHA-256 of its content.
+"""Storage of the bytes of files, modules and outputs: blobs, identified by the SHA-256 of their content.
 
-A blob is stored before the row that names it is committed, and deleted after the last such row is gone.
-What a failure leaves in between is a blob that no row names, and the sweep deletes it after a time of grace.
+A blob is stored before the row that names it is committed, and deleted after the last such row. A failure in between
+leaves a blob that no row names. The sweep deletes it after a grace period.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Protocol
 
 CHUNK = 256 * 1024
-"""Bytes that are read, sent or written at a time."""
+"""Bytes read, sent or written at a time."""
 
 
 class MissingBlob(LookupError):
-    """A blob that should be there is not: a row names it, or someone deleted it from the disk."""
+    """A blob that does not exist, although a row names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What was stored: the SHA-256 of the content in lower-case hex, and its size in bytes."""
+    """A stored blob: the SHA-256 of the content in lower-case hex, and its size in bytes."""
 
     sha256: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A blob as the store lists it, with the time (seconds since 1970) from which its grace is counted."""
+class StoredBlob:
+    """A blob in the list of a store. Its grace period starts at `modified`, in seconds since 1970."""
 
     sha256: str
     size: int
@@ -35,8 +35,8 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """What a sweep deleted: unreferenced blobs, the bytes they held, and temporary files."""
+class SweepResult:
+    """The numbers of deleted blobs, of their bytes, and of deleted temporary files."""
 
     blobs: int
     size: int
@@ -44,56 +44,50 @@ class Swept:
 
 
 class Stream(Iterator[bytes], Protocol):
-    """Chunks of a blob; its end closes it, and so does `close` for a reader that leaves early."""
+    """The chunks of a blob. The stream is closed at its end, or earlier by `close`."""
 
     def close(self) -> None:
-        """Let go of what the stream holds open; closing twice does no harm."""
+        """Release the resources of the stream. Closing it twice is allowed."""
 
 
 class BlobStore(Protocol):
-    """What the service asks of a store of blobs.
+    """A store of blobs.
 
-    Every method that takes a SHA-256 raises `ValueError` where it is not 64 lower-case hex digits.
+    Every method with a SHA-256 raises `ValueError` if that is not 64 lower-case hex digits.
     """
 
     def put(self, chunks: Iterable[bytes], limit: int | None = None) -> Blob:
-        """Store the bytes of `chunks`; they survive a loss of power from when this returns.
+        """Store the bytes of `chunks`. They survive a loss of power once this returns.
 
-        Raises `TooLarge` beyond `limit` bytes and `StorageFull` where there is no room. An exception, from
-        here or from `chunks`, leaves nothing behind. Content that is there already is replaced, which heals
-        a damaged blob and begins its grace anew.
+        Raises `TooLarge` beyond `limit` bytes and `StorageFull` without space. Any exception, also from `chunks`,
+        leaves nothing behind. Existing content is replaced, which repairs a damaged blob and restarts its grace
+        period.
         """
 
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Stream:
         """Open the bytes from `start` up to `stop`, or raise `MissingBlob`."""
 
     def size(self, sha256: str) -> int | None:
-        """Return the size of a blob, or None where there is no such blob."""
-
-    def touch(self, sha256: str) -> bool:
-        """Begin the grace of a blob anew and say whether it is there.
-
-        This comes before a new row that names a blob which the same request did not put.
-        """
+        """Return the size of a blob, or None if it does not exist."""
 
     def verify(self, sha256: str) -> bool:
-        """Read the whole blob again and say whether it is there and is what its name says."""
+        """Read the whole blob and return whether it exists and matches its hash."""
 
-    def blobs(self) -> Iterator[Stored]:
-        """List every blob, in no order."""
+    def blobs(self) -> Iterator[StoredBlob]:
+        """List every blob, in no particular order."""
 
-    def sweep(self, referenced: Callable[[Collection[str]], Collection[str]], grace: float) -> Swept:
-        """Delete blobs that no row names and temporary files, where older than `grace` seconds.
+    def sweep(self, referenced: Callable[[Collection[str]], Collection[str]], grace: float) -> SweepResult:
+        """Delete blobs that no row names, and temporary files, if they are older than `grace` seconds.
 
-        `referenced` is asked about some hundred blobs at a time and returns those that rows name. The grace
+        `referenced` is called with batches of some hundred blobs and returns those that rows name. The grace period
         must be longer than the time from a `put` to the commit of its row.
         """
 
 
 def store_from(location: str) -> BlobStore:
-    """Return the store at `location`, which is the path of a folder."""
-    from mlapi.storage.local import LocalStore  # it imports the words above
+    """Return the store in the local folder `location`."""
+    from mlapi.storage.local import LocalStore  # which imports the definitions in this file
 
     if "://" in location:
-        raise ValueError(f"Blobs are kept in a local folder, not at {location!r}.")
+        raise ValueError(f"Storage must be a local folder, not {location!r}.")
     return LocalStore(Path(location))

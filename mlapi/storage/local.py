@@ -1,4 +1,4 @@
-"""A store of blobs in a local folder, which any number of processes of one machine share."""
+"""A store of blobs in a local folder, shared by any number of processes on one machine."""
 
 import errno
 import fcntl
@@ -14,22 +14,33 @@ from itertools import islice
 from pathlib import Path
 
 from mlapi.errors import StorageFull, TooLarge
-from mlapi.storage import CHUNK, Blob, MissingBlob, Stored, Swept
+from mlapi.storage import CHUNK, Blob, MissingBlob, StoredBlob, SweepResult
 
 BATCH = 500
-"""Blobs that a sweep asks about, and deletes, at a time."""
+"""Blobs per batch of a sweep."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The errors of a disk, a quota and a limit of file size that leave no room."""
+"""Errors that mean no space: of a disk, of a quota, and of a limit of file size."""
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
-class LocalStore:
-    """Blobs as files `sha256/ab/cd/<hash>` of a folder, which is made where it is missing.
+@contextmanager
+def detect_full() -> Iterator[None]:
+    """Raise `StorageFull` instead of an `OSError` that means no space."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull("No space left in the storage.") from error
+        raise
 
-    What is being written is in `tmp/`. A blob is put in its place under a shared lock of the file `lock`,
-    and swept under an exclusive one: a sweep never deletes what was put again since it asked about it.
+
+class LocalStore:
+    """A store that keeps blobs as files `sha256/ab/cd/<hash>` in a folder, which is created if necessary.
+
+    Files are written in `tmp/`. A blob is moved to its place under a shared lock on the file `lock`, and swept under
+    an exclusive lock: a sweep never deletes a blob that was stored again since its batch was checked.
     """
 
     def __init__(self, root: Path) -> None:
@@ -44,16 +55,11 @@ class LocalStore:
         _sync_folder(self.root.parent)
 
     def put(self, chunks: Iterable[bytes], limit: int | None = None) -> Blob:
-        """Store the bytes of `chunks`; they survive a loss of power from when this returns."""
-        try:
-            with self._new_file() as (file, path):
-                blob = _write(file, chunks, limit)
-                os.fsync(file.fileno())
-                self._place(path, blob.sha256)
-        except OSError as error:
-            if error.errno in FULL:
-                raise StorageFull("There is no room left to keep what was sent.") from error
-            raise
+        """Store the bytes of `chunks`. They survive a loss of power once this returns."""
+        with detect_full(), self._new_file() as (file, path):
+            blob = _write(file, chunks, limit)
+            os.fsync(file.fileno())
+            self._place(path, blob.sha256)
         return blob
 
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> "Reader":
@@ -61,61 +67,52 @@ class LocalStore:
         try:
             file = FileIO(self._path(sha256))
         except FileNotFoundError:
-            raise MissingBlob(f"There is no blob {sha256}.") from None
+            raise MissingBlob(f"Blob not found: {sha256}.") from None
         return Reader(file, start, stop)
 
     def size(self, sha256: str) -> int | None:
-        """Return the size of a blob, or None where there is no such blob."""
+        """Return the size of a blob, or None if it does not exist."""
         try:
             return self._path(sha256).stat().st_size
         except FileNotFoundError:
             return None
 
-    def touch(self, sha256: str) -> bool:
-        """Begin the grace of a blob anew and say whether it is there."""
-        with self._locked(fcntl.LOCK_SH):
-            try:
-                os.utime(self._path(sha256))
-            except FileNotFoundError:
-                return False
-        return True
-
     def verify(self, sha256: str) -> bool:
-        """Read the whole blob again and say whether it is there and is what its name says."""
+        """Read the whole blob and return whether it exists and matches its hash."""
         try:
             with self._path(sha256).open("rb", buffering=0) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
         except FileNotFoundError:
             return False
 
-    def blobs(self) -> Iterator[Stored]:
-        """List every blob, in no order; a file of any other name is passed over."""
+    def blobs(self) -> Iterator[StoredBlob]:
+        """List every blob, in no particular order. Other files are ignored."""
         for path in self._blobs.glob("??/??/*"):
             if SHA256.fullmatch(path.name) and path == self._path(path.name):
                 with suppress(FileNotFoundError):
                     stat = path.stat()
-                    yield Stored(path.name, stat.st_size, stat.st_mtime)
+                    yield StoredBlob(path.name, stat.st_size, stat.st_mtime)
 
-    def sweep(self, referenced: Callable[[Collection[str]], Collection[str]], grace: float) -> Swept:
-        """Delete blobs that no row names and temporary files, where older than `grace` seconds."""
+    def sweep(self, referenced: Callable[[Collection[str]], Collection[str]], grace: float) -> SweepResult:
+        """Delete blobs that no row names, and temporary files, if they are older than `grace` seconds."""
         before = time.time() - grace
         sizes: list[int] = []
-        old = (each.sha256 for each in self.blobs() if each.modified <= before)
+        old = (blob.sha256 for blob in self.blobs() if blob.modified <= before)
         while batch := list(islice(old, BATCH)):
-            unnamed = set(batch).difference(referenced(batch))
+            orphans = set(batch).difference(referenced(batch))
             with self._locked(fcntl.LOCK_EX):
-                sizes += _delete_older(map(self._path, unnamed), before)
+                sizes += _delete_older(map(self._path, orphans), before)
         temporary = _delete_older(self._temporary.iterdir(), before)
-        return Swept(len(sizes), sum(sizes), len(temporary))
+        return SweepResult(len(sizes), sum(sizes), len(temporary))
 
     def _path(self, sha256: str) -> Path:
         if not SHA256.fullmatch(sha256):
-            raise ValueError("A SHA-256 is 64 lower-case hex digits.")
+            raise ValueError("A SHA-256 has 64 lower-case hex digits.")
         return self._blobs / sha256[:2] / sha256[2:4] / sha256
 
     @contextmanager
     def _new_file(self) -> Iterator[tuple[FileIO, Path]]:
-        """Open a new temporary file, which is gone afterwards unless it was moved."""
+        """Open a new temporary file, which is deleted afterwards unless it was moved."""
         descriptor, name = tempfile.mkstemp(dir=self._temporary)
         try:
             with FileIO(descriptor, "wb") as file:
@@ -130,15 +127,15 @@ class LocalStore:
         for folder in folders:
             _make_folder(folder)
         with self._locked(fcntl.LOCK_SH):
-            os.utime(path)  # the grace begins here, however long the writing took
+            os.utime(path)  # the grace period starts here, however long the upload took
             path.replace(target)
-        # Another process may have made these folders just now and not have synced them yet.
+        # Another process may have created these folders without having synced them yet.
         for folder in [self._blobs, *folders]:
             _sync_folder(folder)
 
     @contextmanager
     def _locked(self, mode: int) -> Iterator[None]:
-        """Hold the lock; threads exclude each other too, as each opens the file anew."""
+        """Hold the lock. Threads exclude each other too, because every call opens the file again."""
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, mode)
@@ -150,8 +147,8 @@ class LocalStore:
 class Reader(Iterator[bytes]):
     """The chunks of a file from `start` up to `stop`.
 
-    This is no generator: closing one that never began would not close its file. An answer that is thrown
-    away unsent, as after a failed commit, is never closed at all, hence `__del__`.
+    This is not a generator, because closing a generator that never started would not close the file. A response that
+    is discarded, as after a failed commit, is never closed, hence `__del__`.
     """
 
     def __init__(self, file: FileIO, start: int, stop: int | None) -> None:
@@ -179,12 +176,12 @@ class Reader(Iterator[bytes]):
 
 
 def _write(file: FileIO, chunks: Iterable[bytes], limit: int | None) -> Blob:
-    """Write `chunks` while counting and hashing them; nothing beyond `limit` reaches the disk."""
+    """Write, count and hash `chunks`. Nothing beyond `limit` reaches the disk."""
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         size += len(chunk)
         if limit is not None and size > limit:
-            raise TooLarge(f"A file may have at most {limit} bytes.")
+            raise TooLarge(f"The file is larger than {limit} bytes.")
         digest.update(chunk)
         rest = memoryview(chunk)
         while rest:
@@ -193,7 +190,7 @@ def _write(file: FileIO, chunks: Iterable[bytes], limit: int | None) -> Blob:
 
 
 def _delete_older(paths: Iterable[Path], before: float) -> list[int]:
-    """Delete the files last modified before a time; return their sizes."""
+    """Delete the files last modified before a time, and return their sizes."""
     sizes = []
     for path in paths:
         with suppress(FileNotFoundError):
@@ -205,7 +202,7 @@ def _delete_older(paths: Iterable[Path], before: float) -> list[int]:
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder that is its owner's alone, whatever the umask; leave one that is there as it is."""
+    """Create a private folder, whatever the umask. An existing folder is left as it is."""
     with suppress(FileExistsError):
         path.mkdir(0o700)
         path.chmod(0o700)
