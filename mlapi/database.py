@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 BUSY_TIMEOUT = 10_000
 """Milliseconds for which a writer waits for SQLite's lock."""
 
+WRITING = {"synchronize_session": False}
+"""Execution options of sessions: UPDATE and DELETE are statements and nothing more."""
+
 POSTGRESQL_OPTIONS = " ".join(
     f"-c {name}={value}"
     for name, value in {
@@ -104,7 +107,8 @@ class Database:
 
     def __init__(self, url: str, pool_size: int = 8) -> None:
         self.engine = make_engine(url, pool_size)
-        self.writing: sessionmaker[Session] = sessionmaker(self.engine)
+        # No session keeps rows that an UPDATE or DELETE of its own has changed: where it needs one, it reads it again.
+        self.writing: sessionmaker[Session] = sessionmaker(self.engine, execution_options=WRITING)
         sa.event.listen(self.writing, "after_begin", join)
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 

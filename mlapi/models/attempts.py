@@ -116,7 +116,7 @@ def claim(db: Session, worker: str, most: int, lease: float) -> list[Claim]:
         .returning(Job.id, Job.attempt, Job.timeout)
     )
     claims = []
-    for job_id, number, timeout in db.execute(statement, execution_options={"synchronize_session": False}).all():
+    for job_id, number, timeout in db.execute(statement).all():
         attempt = Attempt(job_id=job_id, number=number, worker=worker)
         db.add(attempt)
         db.flush()
@@ -132,7 +132,7 @@ def held(attempt: Any) -> Any:
 def beat(db: Session, attempt: Any, lease: float) -> bool:
     """Renew an attempt's lease; returns whether its job is wished to stop. Raises `AttemptOver`."""
     statement = sa.update(Job).where(held(attempt)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
-    wish = db.scalar(statement, execution_options={"synchronize_session": False})
+    wish = db.scalar(statement)
     if wish is None:
         raise AttemptOver("This attempt is over.")
     return wish
@@ -157,7 +157,7 @@ def append_log(db: Session, attempt: Any, offset: int, content: bytes, limit: in
     )
     if offset + len(content) > limit:
         raise Conflict(f"A log has at most {limit} bytes.", limit=limit)
-    changed: Any = db.execute(grown, execution_options={"synchronize_session": False})
+    changed: Any = db.execute(grown)
     if not changed.rowcount:
         size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
         raise Conflict("The log does not end at this offset.", offset=size)
@@ -258,7 +258,7 @@ def _broken_promise(function: Function, outputs: Sequence[Output]) -> str | None
 
 def _end_attempt(db: Session, attempt: Any, status: str, reason: str | None) -> None:
     done = sa.update(Attempt).where(Attempt.id == attempt.id).values(status=status, reason=reason, ended=clock())
-    db.execute(done, execution_options={"synchronize_session": False})
+    db.execute(done)
     db.execute(sa.delete(Upload).where(Upload.attempt_id == attempt.id))
 
 

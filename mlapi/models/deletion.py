@@ -63,7 +63,7 @@ def delete_runs(db: Session, run_ids: list[int]) -> dict[str, int]:
         ("runs", Run, Run.id.in_(run_ids)),
     ]
     for name, table, condition in steps:
-        result: Any = db.execute(sa.delete(table).where(condition), execution_options={"synchronize_session": False})
+        result: Any = db.execute(sa.delete(table).where(condition))
         if name:
             deleted[name] = result.rowcount
     return deleted

@@ -109,7 +109,7 @@ def move(db: Session, to: Status, condition: Any, **values: Any) -> list[int]:
     """Move the jobs of `condition` from wherever `MOVES` allows to `to`; returns the ids of those that moved."""
     allowed = [status for status, moves in MOVES.items() if to in moves]
     statement = sa.update(Job).where(condition, Job.status.in_(allowed)).values(status=to, **values)
-    return list(db.scalars(statement.returning(Job.id), execution_options={"synchronize_session": False}))
+    return list(db.scalars(statement.returning(Job.id)))
 
 
 def take_inputs(db: Session, job_id: int, files: Sequence[tuple[int, str]]) -> None:
@@ -195,7 +195,7 @@ def cancel(db: Session, job_id: int) -> None:
         follow(db, job.run_id)
         return
     wished = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING).values(cancel_requested=True)
-    changed: Any = db.execute(wished, execution_options={"synchronize_session": False})
+    changed: Any = db.execute(wished)
     if not changed.rowcount:
         db.refresh(job)
         raise Conflict(f"The job is over: it is {job.status}.")

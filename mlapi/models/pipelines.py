@@ -182,8 +182,5 @@ def renumber(db: Session, order: list[int], first: int) -> None:
         return
     numbers = sa.case({each: -number for number, each in enumerate(order, first)}, value=Task.id)
     mine = Task.id.in_(order)
-    db.execute(sa.update(Task).where(mine).values(position=numbers), execution_options={"synchronize_session": False})
-    db.execute(
-        sa.update(Task).where(mine).values(position=-Task.position),
-        execution_options={"synchronize_session": False},
-    )
+    db.execute(sa.update(Task).where(mine).values(position=numbers))
+    db.execute(sa.update(Task).where(mine).values(position=-Task.position))

@@ -202,6 +202,20 @@ def test_what_fails_in_a_transaction_undoes_all_of_it(sqlite: Database) -> None:
         assert reader.scalar(COUNT) == 0
 
 
+def test_an_update_and_a_delete_are_one_statement_and_leave_loaded_rows_alone(sqlite: Database) -> None:
+    with sqlite.writing() as db:
+        add(db, "ada")
+        user = db.scalars(sa.select(User)).one()
+        seen: list[str] = []
+        sa.event.listen(sqlite.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+        db.execute(sa.update(User).where(sa.func.lower(User.name) == "ada").values(role="admin"))
+        assert user.role == "user"
+        db.refresh(user)
+        assert user.role == "admin"
+        db.execute(sa.delete(User).where(sa.func.lower(User.name) == "ada"))
+        assert [statement.split()[0] for statement in seen] == ["UPDATE", "SELECT", "DELETE"]
+
+
 def test_the_databases_clock_tells_the_time_in_utc(either: sa.Engine) -> None:
     with either.connect() as connection:
         present = connection.scalar(sa.select(clock()))
