@@ -1,28 +1,30 @@
-"""What the domain refuses, in its own words.
+"""Domain errors: violations of rules, independent of HTTP.
 
-Nothing here knows HTTP: which status and which part of a request an error belongs to is decided where requests are
-answered.
+The status of the response, and the part of the request that an error belongs to, are decided by the views.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class FieldError(NamedTuple):
-    """One thing wrong with one field: its dotted name, and what is wrong."""
+    """An error of one field: its dotted name and a description."""
 
     name: str
     description: str
 
 
 class DomainError(Exception):
-    """What the rules of the domain refuse; the message is for the person who asked."""
+    """Base class of domain errors; the message is addressed to the caller, `extra` holds further details."""
 
-    extra: dict[str, Any] = {}
+    extra: dict[str, object] = {}
 
 
 class Invalid(DomainError):
-    """What was sent breaks a rule; `errors` names every field at once."""
+    """A request violates the rules of one or more fields; `errors` lists all of them."""
 
     def __init__(self, errors: Iterable[FieldError]) -> None:
         self.errors = list(errors)
@@ -34,35 +36,62 @@ class Invalid(DomainError):
         return cls([FieldError(name, description)])
 
 
-def all_of(checks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Make every one of the checks; returns what each returned, or raises `Invalid` with all that they refuse."""
-    results: dict[str, Any] = {}
-    errors: list[FieldError] = []
-    for name, check in checks.items():
+class FieldErrors:
+    """Field errors collected from several checks, to be raised together."""
+
+    def __init__(self) -> None:
+        self._errors: list[FieldError] = []
+
+    def add(self, name: str, description: str) -> None:
+        """Add an error, unless it is a duplicate."""
+        error = FieldError(name, description)
+        if error not in self._errors:
+            self._errors.append(error)
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Catch `Invalid` and add its errors."""
         try:
-            results[name] = check()
+            yield
         except Invalid as invalid:
-            errors += invalid.errors
-    if errors:
-        raise Invalid(errors)
+            for error in invalid.errors:
+                self.add(*error)
+
+    def raise_all(self) -> None:
+        """Raise `Invalid` with all errors, if there are any."""
+        if self._errors:
+            raise Invalid(self._errors)
+
+
+def all_of(checks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Perform all checks; returns their results, or raises `Invalid` with the errors of all of them."""
+    results: dict[str, T] = {}
+    errors = FieldErrors()
+    for name, check in checks.items():
+        with errors.collect():
+            results[name] = check()
+    errors.raise_all()
     return results
 
 
 class Conflict(DomainError):
-    """What was asked does not fit the present state; `extra` gives what stands in its way."""
+    """A request conflicts with the current state; `extra` describes the conflict."""
 
-    def __init__(self, message: str, **extra: Any) -> None:
+    def __init__(self, message: str, **extra: object) -> None:
         super().__init__(message)
         self.extra = extra
 
 
 class AttemptOver(Conflict):
-    """A runner reported for an attempt that no longer holds its job."""
+    """A runner writes for an attempt that has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("The attempt has ended.")
 
 
 class TooLarge(DomainError):
-    """What was sent is over a limit of size."""
+    """A request body or a part of it exceeds a size limit."""
 
 
 class StorageFull(DomainError):
-    """There is no room left to keep what was sent."""
+    """No space is left on the storage device."""

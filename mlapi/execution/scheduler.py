@@ -101,7 +101,7 @@ class Scheduler:
     def _lose(self, attempt_id: int, why: str) -> None:
         with self._database.writing.begin() as db:
             attempt = db.scalars(sa.select(Attempt).where(Attempt.id == attempt_id)).first()
-            if attempt is not None and attempts.lose(db, attempt, self._settings.job_attempts, why):
+            if attempt is not None and attempts.lose(db, attempt.fence, self._settings.job_attempts, why):
                 log.warning("Job %d: attempt %d is lost. %s", attempt.job_id, attempt.number, why)
 
     def _sweep_now_and_then(self) -> None:

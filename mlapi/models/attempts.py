@@ -1,30 +1,36 @@
-"""Attempts: one try at a job each, by one worker, under a lease.
+"""Attempts: executions of a job, one at a time, each by one worker under a lease.
 
-What a runner writes is fenced by its attempt: one that lost its lease changes nothing.
+Every write of a runner is fenced by its attempt: a runner that has lost its lease cannot change anything.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import AttemptOver, Conflict, FieldError, Invalid
-from mlapi.models.base import Base, Numbered, Time, clock
+from mlapi.errors import AttemptOver, Conflict, FieldErrors
+from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File, Kind
-from mlapi.models.jobs import Job, JobInput, Status, follow, lock_run, move
+from mlapi.models.jobs import Job, JobInput, Status, advance, lock_run, move
 from mlapi.models.modules import Function
 
 LOST = "LOST"
+"""Status of an attempt whose worker stopped sending heartbeats or ended without a report."""
 
 
-"""How an attempt ends whose worker was not heard of again."""
+class Fence(NamedTuple):
+    """The identity of an attempt, by which every write of its runner is checked."""
+
+    id: int
+    job_id: int
+    number: int
 
 
 class Attempt(Numbered):
-    """One try at a job, the `number`th, by one worker."""
+    """The `number`th execution of a job."""
 
     __tablename__ = "attempts"
     __table_args__ = (
@@ -41,9 +47,14 @@ class Attempt(Numbered):
     log_size: Mapped[int] = mapped_column(default=0)
     ended: Mapped[Time | None]
 
+    @property
+    def fence(self) -> Fence:
+        """The fence of the writes of this attempt's runner."""
+        return Fence(self.id, self.job_id, self.number)
+
 
 class LogPiece(Base):
-    """A piece of an attempt's log, at its offset in bytes."""
+    """A part of an attempt's log, starting at an offset in bytes."""
 
     __tablename__ = "log_pieces"
 
@@ -53,7 +64,7 @@ class LogPiece(Base):
 
 
 class Upload(Base):
-    """A blob that an attempt has handed in; its report makes a file of it."""
+    """A blob that an attempt has uploaded; the report turns it into a file."""
 
     __tablename__ = "uploads"
     __table_args__ = (sa.Index(None, "sha256"),)
@@ -64,44 +75,49 @@ class Upload(Base):
 
 
 class Claim(NamedTuple):
-    """A job that a worker has claimed: the attempt at it."""
+    """A job claimed by a worker, and the attempt that was created for it."""
 
     job_id: int
     attempt_id: int
     number: int
     timeout: float | None
 
+    @property
+    def fence(self) -> Fence:
+        """The fence of the writes of the attempt's runner."""
+        return Fence(self.attempt_id, self.job_id, self.number)
+
 
 @dataclass(frozen=True)
 class Output:
-    """A file that a function made, as its runner reports it."""
+    """An output file in the report of a runner; `input` is the number of the input that it replaces."""
 
     name: str
     sha256: str
-    tags: dict[str, Any]
+    tags: JsonObject
     origin: str
     input: int | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """How an attempt ended."""
+    """The result of an attempt."""
 
     status: Status
     reason: str | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: JsonObject = field(default_factory=dict)
     outputs: Sequence[Output] = ()
 
 
-def claim(db: Session, worker: str, most: int, lease: float) -> list[Claim]:
-    """Claim up to `most` queued jobs for a worker, oldest first, each under a lease of `lease` seconds."""
+def claim(db: Session, worker: str, limit: int, lease: float) -> list[Claim]:
+    """Claim up to `limit` queued jobs for a worker, oldest first, each under a lease of `lease` seconds."""
     oldest = (
         sa.select(Job.id)
         .where(Job.status == Status.QUEUED)
         .order_by(Job.id)
-        .limit(most)
+        .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("oldest")  # PostgreSQL runs it once; a subquery it might run again, and lock more rows than `most`.
+        .cte("oldest")  # PostgreSQL runs it once; a subquery it might run again, and lock more rows than `limit`.
     )
     statement = (
         sa.update(Job)
@@ -124,114 +140,97 @@ def claim(db: Session, worker: str, most: int, lease: float) -> list[Claim]:
     return sorted(claims)
 
 
-def held(attempt: Any) -> Any:
-    """The fence: the condition under which an attempt `(job_id, number)` still holds its job."""
-    return sa.and_(Job.id == attempt.job_id, Job.attempt == attempt.number, Job.status == Status.RUNNING)
+def held(fence: Fence) -> sa.ColumnElement[bool]:
+    """The condition that the attempt is the current one of its job and the job is running."""
+    return sa.and_(Job.id == fence.job_id, Job.attempt == fence.number, Job.status == Status.RUNNING)
 
 
-def beat(db: Session, attempt: Any, lease: float) -> bool:
-    """Renew an attempt's lease; returns whether its job is wished to stop. Raises `AttemptOver`."""
-    statement = sa.update(Job).where(held(attempt)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
-    wish = db.scalar(statement)
-    if wish is None:
-        raise AttemptOver("This attempt is over.")
-    return wish
+def beat(db: Session, fence: Fence, lease: float) -> bool:
+    """Renew the lease of an attempt; returns whether cancellation is requested. Raises `AttemptOver`."""
+    statement = sa.update(Job).where(held(fence)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
+    cancel_requested = db.scalar(statement)
+    if cancel_requested is None:
+        raise AttemptOver()
+    return cancel_requested
 
 
-def hold(db: Session, attempt: Any) -> None:
-    """Make sure that an attempt holds its job until this transaction ends. Raises `AttemptOver`."""
-    if db.scalar(sa.select(Job.id).where(held(attempt)).with_for_update()) is None:
-        raise AttemptOver("This attempt is over.")
+def hold(db: Session, fence: Fence) -> None:
+    """Lock the job of an attempt for the rest of the transaction. Raises `AttemptOver`."""
+    if db.scalar(sa.select(Job.id).where(held(fence)).with_for_update()) is None:
+        raise AttemptOver()
 
 
-def append_log(db: Session, attempt: Any, offset: int, content: bytes, limit: int) -> int:
-    """Append to an attempt's log at its present end; returns the new end.
+def append_log(db: Session, fence: Fence, offset: int, content: bytes, limit: int) -> int:
+    """Append to the log of an attempt, which must end at `offset`; returns the new end.
 
-    Raises `Conflict`, which tells the present end as `offset`, where that is another one, and `AttemptOver`.
+    Raises `AttemptOver`, and `Conflict` with the actual end as `offset` if the log does not end there.
     """
-    hold(db, attempt)
-    grown = (
-        sa.update(Attempt)
-        .where(Attempt.id == attempt.id, Attempt.log_size == offset)
-        .values(log_size=offset + len(content))
-    )
-    if offset + len(content) > limit:
-        raise Conflict(f"A log has at most {limit} bytes.", limit=limit)
-    changed: Any = db.execute(grown)
-    if not changed.rowcount:
-        size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
+    hold(db, fence)
+    end = offset + len(content)
+    if end > limit:
+        raise Conflict(f"The log is limited to {limit} bytes.", limit=limit)
+    log_size = sa.update(Attempt).where(Attempt.id == fence.id, Attempt.log_size == offset).values(log_size=end)
+    if not affected_rows(db, log_size):
+        size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == fence.id)).one()
         raise Conflict("The log does not end at this offset.", offset=size)
     if content:
-        db.add(LogPiece(attempt_id=attempt.id, start=offset, content=content))
+        db.add(LogPiece(attempt_id=fence.id, start=offset, content=content))
         db.flush()
-    return offset + len(content)
+    return end
 
 
-def read_log(db: Session, attempt_id: int, offset: int = 0) -> bytes:
+def read_log(db: Session | sa.Connection, attempt_id: int, offset: int = 0) -> bytes:
     """The log of an attempt from `offset` bytes on."""
     pieces = sa.select(LogPiece.start, LogPiece.content).where(
         LogPiece.attempt_id == attempt_id, LogPiece.start + sa.func.length(LogPiece.content) > offset
     )
-    return b"".join(
-        bytes(content)[max(0, offset - start) :] for start, content in db.execute(pieces.order_by(LogPiece.start))
-    )
+    rows = db.execute(pieces.order_by(LogPiece.start))
+    return b"".join(bytes(content)[max(0, offset - start) :] for start, content in rows)
 
 
-def hand_in(db: Session, attempt: Any, sha256: str, size: int) -> None:
-    """Note a blob that an attempt has uploaded. Raises `AttemptOver`."""
-    hold(db, attempt)
-    if db.get(Upload, (attempt.id, sha256)) is None:
-        db.add(Upload(attempt_id=attempt.id, sha256=sha256, size=size))
+def hand_in(db: Session, fence: Fence, sha256: str, size: int) -> None:
+    """Record a blob that an attempt has uploaded. Raises `AttemptOver`."""
+    hold(db, fence)
+    if db.get(Upload, (fence.id, sha256)) is None:
+        db.add(Upload(attempt_id=fence.id, sha256=sha256, size=size))
         db.flush()
 
 
-def report(db: Session, attempt: Any, told: Report) -> Status:
-    """End an attempt and its job, recording outputs and metrics; then release or cancel what comes after.
+def report(db: Session, fence: Fence, report: Report) -> Status:
+    """End an attempt and its job, record outputs and metrics, and queue or cancel the dependent jobs.
 
-    Returns how the job ended: it failed where it lacks an output which its manifest promises, whatever is told.
-    All of it in one transaction, once: a second report finds the attempt over. Raises `AttemptOver`, and
-    `Invalid` for an output that was not uploaded or an input that is none.
+    Returns the final status of the job: FAILED instead of FINISHED if the manifest requires an output that is
+    missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
+    `Invalid` for an output that was not uploaded and for an unknown input.
     """
-    job = db.scalars(sa.select(Job).where(Job.id == attempt.job_id)).one()
+    job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
     lock_run(db, job.run_id)
-    hold(db, attempt)
-    status, reason = told.status, told.reason
+    hold(db, fence)
+    status, reason, metrics = report.status, report.reason, report.metrics
     if status == Status.FINISHED:
-        broken = _broken_promise(db.get_one(Function, job.function_id), told.outputs)
-        if broken is None:
-            _record(db, job, attempt, told.outputs)
+        missing = _missing_output(db.get_one(Function, job.function_id), report.outputs)
+        if missing is None:
+            _create_outputs(db, job, fence, report.outputs)
         else:
-            status, reason = Status.FAILED, broken
-    metrics = told.metrics if status == Status.FINISHED else {}
-    moved = move(db, status, held(attempt), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
+            status, reason = Status.FAILED, missing
+    if status != Status.FINISHED:
+        metrics = {}
+    moved = move(db, status, held(fence), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
-    _end_attempt(db, attempt, status, reason)
-    follow(db, job.run_id)
+    _end_attempt(db, fence, status, reason)
+    advance(db, job.run_id)
     return status
 
 
-def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> None:
-    """Make files of a finished job's outputs; one handed on unchanged keeps the tags that it had."""
-    uploads: dict[str, int] = dict(
-        db.execute(sa.select(Upload.sha256, Upload.size).where(Upload.attempt_id == attempt.id)).all()
-    )
-    inputs: dict[int, int] = dict(
-        db.execute(sa.select(JobInput.number, JobInput.file_id).where(JobInput.job_id == job.id)).all()
-    )
-    errors = []
-    for index, output in enumerate(outputs):
-        if output.sha256 not in uploads:
-            errors.append(FieldError(f"outputs.{index}.sha256", "This attempt has uploaded no such blob."))
-        if output.input is not None and output.input not in inputs:
-            errors.append(FieldError(f"outputs.{index}.input", "The job has no such input."))
-    if errors:
-        raise Invalid(errors)
-    given: dict[int, dict[str, Any]] = dict(
-        db.execute(sa.select(File.id, File.tags).where(File.id.in_(inputs.values()))).all()
-    )
+def _create_outputs(db: Session, job: Job, fence: Fence, outputs: Sequence[Output]) -> None:
+    """Create the output files of a finished job; an unchanged input keeps its tags."""
+    uploads = {row.sha256: row.size for row in db.scalars(sa.select(Upload).where(Upload.attempt_id == fence.id))}
+    query = sa.select(JobInput.number, File.id, File.tags).join(File, JobInput.file_id == File.id)
+    inputs = {row.number: row for row in db.execute(query.where(JobInput.job_id == job.id))}
+    _check_outputs(outputs, uploads, inputs)
     for output in outputs:
         parent = inputs[output.input] if output.input is not None else None
-        kept = given[parent] if output.origin == "unchanged" and parent is not None else {}
+        inherited = parent.tags if parent is not None and output.origin == "unchanged" else {}
         db.add(
             File(
                 owner_id=job.owner_id,
@@ -239,62 +238,71 @@ def _record(db: Session, job: Job, attempt: Any, outputs: Sequence[Output]) -> N
                 sha256=output.sha256,
                 size=uploads[output.sha256],
                 kind=Kind.OUTPUT,
-                tags={**kept, **output.tags},
-                parent_id=parent,
+                tags={**inherited, **output.tags},
+                parent_id=parent.id if parent is not None else None,
                 job_id=job.id,
             )
         )
-        db.flush()  # One by one: the files' ids keep the order of the report.
+        db.flush()  # One by one: the ids of the files are in the order of the report.
 
 
-def _broken_promise(function: Function, outputs: Sequence[Output]) -> str | None:
-    """What the function's manifest promises and its outputs lack, in words, or None."""
+def _check_outputs(outputs: Sequence[Output], uploads: Container[str], inputs: Container[int]) -> None:
+    errors = FieldErrors()
+    for index, output in enumerate(outputs):
+        if output.sha256 not in uploads:
+            errors.add(f"outputs.{index}.sha256", "Upload not found in this attempt.")
+        if output.input is not None and output.input not in inputs:
+            errors.add(f"outputs.{index}.input", "Input not found in this job.")
+    errors.raise_all()
+
+
+def _missing_output(function: Function, outputs: Sequence[Output]) -> str | None:
+    """The reason why the outputs do not satisfy the function's manifest, or None."""
     names = [output.name for output in outputs]
     for pattern in function.output_files:
         if not fnmatch.filter(names, pattern):
-            return f"The function left no output {pattern!r}, which its manifest promises."
+            return f"Output {pattern!r}, which the manifest requires, is missing."
     return None
 
 
-def _end_attempt(db: Session, attempt: Any, status: str, reason: str | None) -> None:
-    done = sa.update(Attempt).where(Attempt.id == attempt.id).values(status=status, reason=reason, ended=clock())
-    db.execute(done)
-    db.execute(sa.delete(Upload).where(Upload.attempt_id == attempt.id))
+def _end_attempt(db: Session, fence: Fence, status: str, reason: str | None) -> None:
+    db.execute(sa.update(Attempt).where(Attempt.id == fence.id).values(status=status, reason=reason, ended=clock()))
+    db.execute(sa.delete(Upload).where(Upload.attempt_id == fence.id))
 
 
 def expired(db: Session | sa.Connection) -> list[int]:
-    """The ids of the attempts whose leases have run out."""
+    """The ids of the attempts whose leases have expired."""
     late = sa.or_(Job.lease_until < clock(), Job.lease_until.is_(None))
     current = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
     return list(db.scalars(sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late)))
 
 
 def running(db: Session | sa.Connection, worker: str) -> int:
-    """How many attempts a worker has that are not over."""
-    mine = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
-    return db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(mine)) or 0
+    """The number of attempts of a worker that have not ended."""
+    own = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
+    return db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(own)) or 0
 
 
-def lose(db: Session, attempt: Any, most: int, why: str) -> bool:
-    """End an attempt whose worker is lost: queue its job again, or fail it after `most` attempts.
+def lose(db: Session, fence: Fence, limit: int, reason: str) -> bool:
+    """End an attempt whose worker is lost: queue the job again, or fail it after `limit` attempts.
 
-    A job that was wished to stop is cancelled instead. Returns False, having done nothing, where the attempt is
-    over already.
+    If cancellation is requested, the job is cancelled instead. Returns False, without any effect, if the attempt
+    has already ended.
     """
-    job = db.scalars(sa.select(Job).where(Job.id == attempt.job_id)).one()
+    job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
     lock_run(db, job.run_id)
     db.refresh(job)
-    if not (job.status == Status.RUNNING and job.attempt == attempt.number):
+    if not (job.status == Status.RUNNING and job.attempt == fence.number):
         return False
-    ending: dict[str, Any] = {"lease_until": None}
     if job.cancel_requested:
-        to, ending["reason"], ending["ended"] = Status.CANCELLED, "Cancelled while it ran.", clock()
-    elif job.attempt >= most:
-        to, ending["ended"] = Status.FAILED, clock()
-        ending["reason"] = f"The worker was lost at each of {most} attempts."
+        why = "Cancelled while it ran."
+        move(db, Status.CANCELLED, held(fence), reason=why, ended=clock(), lease_until=None)
+    elif job.attempt >= limit:
+        why = f"Worker lost in {job.attempt} of {job.attempt} attempts. Last: {reason[:1].lower()}{reason[1:]}"
+        move(db, Status.FAILED, held(fence), reason=why, ended=clock(), lease_until=None)
     else:
-        to, ending["reason"], ending["queued"] = Status.QUEUED, "The worker was lost; queued again.", clock()
-    move(db, to, held(attempt), **ending)
-    _end_attempt(db, attempt, LOST, why)
-    follow(db, job.run_id)
+        why = f"Worker lost in attempt {job.attempt} of {limit}; queued again."
+        move(db, Status.QUEUED, held(fence), reason=why, queued=clock(), lease_until=None)
+    _end_attempt(db, fence, LOST, reason)
+    advance(db, job.run_id)
     return True

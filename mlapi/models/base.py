@@ -1,15 +1,15 @@
-"""What all tables share: naming of constraints, JSON columns, and times.
+"""Common parts of all tables: names of constraints, JSON columns, times, ids, slugs.
 
-Times are UTC without a zone in both databases. Ids are integers that are never given again.
+Times are UTC without a time zone in both databases. Ids are integers that are never reused.
 """
 
 import datetime
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -19,6 +19,9 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 """Names of users and modules, which appear in URLs."""
 
 Json = sa.JSON(none_as_null=True)
+JsonObject: TypeAlias = dict[str, object]
+"""A JSON object, such as the tags of a file or the metrics of a job."""
+
 Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
 
 
@@ -51,7 +54,7 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: object) 
 
 
 class Base(DeclarativeBase):
-    """The tables of mlapi."""
+    """Base class of all tables."""
 
     metadata = sa.MetaData(
         naming_convention={
@@ -62,18 +65,32 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: Json, list[Any]: Json, str: sa.Text, int: sa.BigInteger}
+    type_annotation_map = {
+        JsonObject: Json,
+        list[JsonObject]: Json,
+        list[str]: Json,
+        list[int]: Json,
+        str: sa.Text,
+        int: sa.BigInteger,
+    }
 
 
 class Numbered(Base):
-    """A row known by a number."""
+    """Base class of tables with an integer primary key."""
 
     __abstract__ = True
     __table_args__: Any = {"sqlite_autoincrement": True}
 
-    # SQLite gives a row its number only where the type is exactly INTEGER.
+    # SQLite generates ids only if the type is exactly INTEGER.
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1)
     created: Mapped[Time] = mapped_column(default=clock(), sort_order=99)
+
+
+def affected_rows(db: Session, statement: sa.Update | sa.Delete) -> int:
+    """Execute an UPDATE or DELETE; returns the number of rows that it matched."""
+    result = db.execute(statement)
+    assert isinstance(result, sa.CursorResult)  # noqa: S101 - the result type of every UPDATE and DELETE
+    return result.rowcount
 
 
 def check_slug(name: str) -> None:

@@ -1,7 +1,7 @@
 """Deletion: what is deleted together with a file, task, run, pipeline or module, and what prevents it."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict
 from mlapi.models.attempts import Attempt, LogPiece, Upload
+from mlapi.models.base import Base, affected_rows
 from mlapi.models.files import File
-from mlapi.models.jobs import OVER, Job, JobInput, JobParent
+from mlapi.models.jobs import TERMINAL, Job, JobInput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.pipelines import Pipeline, Task, renumber
 from mlapi.models.runs import Run, RunFile
@@ -42,7 +43,7 @@ def delete_runs(db: Session, run_ids: list[int]) -> dict[str, int]:
     """
     jobs = sa.select(Job.id).where(Job.run_id.in_(run_ids))
     outputs = sa.select(File.id).where(File.job_id.in_(jobs))
-    active = sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(OVER))
+    active = sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(TERMINAL))
     if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
         raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
     users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(run_ids))
@@ -51,7 +52,7 @@ def delete_runs(db: Session, run_ids: list[int]) -> dict[str, int]:
     attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
     db.execute(sa.update(File).where(File.parent_id.in_(outputs)).values(parent_id=None))
     deleted: dict[str, int] = {}
-    steps: list[tuple[str | None, Any, Any]] = [
+    steps: list[tuple[str | None, type[Base], sa.ColumnElement[bool]]] = [
         (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
         (None, Upload, Upload.attempt_id.in_(attempts)),
         (None, Attempt, Attempt.job_id.in_(jobs)),
@@ -63,9 +64,9 @@ def delete_runs(db: Session, run_ids: list[int]) -> dict[str, int]:
         ("runs", Run, Run.id.in_(run_ids)),
     ]
     for name, table, condition in steps:
-        result: Any = db.execute(sa.delete(table).where(condition))
+        count = affected_rows(db, sa.delete(table).where(condition))
         if name:
-            deleted[name] = result.rowcount
+            deleted[name] = count
     return deleted
 
 
@@ -73,9 +74,9 @@ def delete_pipeline(db: Session, pipeline_id: int) -> dict[str, int]:
     """Delete a pipeline with its tasks and runs, as `delete_runs` does."""
     Pipeline.locked(db, pipeline_id)
     deleted = delete_runs(db, list(db.scalars(sa.select(Run.id).where(Run.pipeline_id == pipeline_id))))
-    tasks: Any = db.execute(sa.delete(Task).where(Task.pipeline_id == pipeline_id))
+    tasks = affected_rows(db, sa.delete(Task).where(Task.pipeline_id == pipeline_id))
     db.execute(sa.delete(Pipeline).where(Pipeline.id == pipeline_id))
-    return {"pipelines": 1, "tasks": tasks.rowcount, **deleted}
+    return {"pipelines": 1, "tasks": tasks, **deleted}
 
 
 def delete_task(db: Session, task_id: int) -> None:
@@ -89,7 +90,7 @@ def delete_task(db: Session, task_id: int) -> None:
 
 
 _of_job = sa.select(Run.pipeline_id, Run.id, Job.id).join(Job, Job.run_id == Run.id)
-_FILE: Any = sa.bindparam("file")
+_FILE = sa.bindparam("file", type_=sa.BigInteger)
 _HOLDERS = sa.union(
     sa.select(Run.pipeline_id, Run.id, sa.cast(sa.null(), Job.id.type))
     .join(RunFile, RunFile.run_id == Run.id)
@@ -120,6 +121,6 @@ def delete_module(db: Session, module_id: int) -> int:
         db.execute(sa.delete(Function).where(Function.version_id.in_(versions)))
     except IntegrityError:
         raise Conflict("Tasks or jobs refer to functions of this module.") from None
-    result: Any = db.execute(sa.delete(ModuleVersion).where(ModuleVersion.module_id == module_id))
+    count = affected_rows(db, sa.delete(ModuleVersion).where(ModuleVersion.module_id == module_id))
     db.execute(sa.delete(Module).where(Module.id == module_id))
-    return int(result.rowcount)
+    return count

@@ -1,26 +1,26 @@
-"""Files: immutable contents under a name, with tags, an owner, and where they came from."""
+"""Files: immutable contents with a name, tags, an owner and their origin."""
 
 import enum
-from typing import Any, Self
+from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import Invalid
-from mlapi.models.base import Numbered
+from mlapi.models.base import JsonObject, Numbered
 
 
 class Kind(enum.StrEnum):
-    """How a file came to be."""
+    """The origin of a file."""
 
     INPUT = "INPUT"
-    """A user uploaded it."""
+    """Uploaded by a user."""
     OUTPUT = "OUTPUT"
-    """A job made it."""
+    """Created by a job."""
 
 
 class File(Numbered):
-    """A blob (SHA-256 and size), a name, tags, an owner, its parent file and the job that made it."""
+    """A blob (SHA-256 and size) with a name, tags, an owner, a parent file and the job that created it."""
 
     __tablename__ = "files"
     __table_args__ = (
@@ -36,16 +36,16 @@ class File(Numbered):
     sha256: Mapped[str]
     size: Mapped[int]
     kind: Mapped[str] = mapped_column(default=Kind.INPUT)
-    tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tags: Mapped[JsonObject] = mapped_column(default=dict)
     parent_id: Mapped[int | None] = mapped_column(sa.ForeignKey("files.id"))
     job_id: Mapped[int | None] = mapped_column(sa.ForeignKey("jobs.id"))
 
     @classmethod
     def owned(cls, db: Session, owner_id: int, ids: list[int]) -> list[Self]:
-        """The files of these ids that the owner has; ids of nobody's or another's are passed over."""
-        found = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
-        by_id = {file.id: file for file in found}
-        return [by_id[each] for each in ids if each in by_id]
+        """The files with these ids, in their order, without those that do not exist or have another owner."""
+        rows = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
+        by_id = {file.id: file for file in rows}
+        return [by_id[file_id] for file_id in ids if file_id in by_id]
 
 
 def create(
@@ -54,7 +54,7 @@ def create(
     name: str,
     sha256: str,
     size: int,
-    tags: dict[str, Any] | None = None,
+    tags: JsonObject | None = None,
     parent_id: int | None = None,
 ) -> File:
     """Create a file for a stored blob. Raises `Invalid` for a parent that is not a file of the same owner."""
@@ -66,7 +66,7 @@ def create(
     return file
 
 
-def change_tags(db: Session, file_id: int, tags: dict[str, Any]) -> None:
+def change_tags(db: Session, file_id: int, tags: JsonObject) -> None:
     """Replace the tags of a file; its name and content are immutable."""
     db.get_one(File, file_id).tags = tags
     db.flush()

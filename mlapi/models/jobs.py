@@ -1,39 +1,37 @@
-"""Jobs: one task in one run, and the attempts at them.
+"""Jobs: the executions of tasks, one job for each task of a run.
 
-The states and the moves between them stand in one table, `MOVES`; `move` is the only place that changes a
-status, by compare-and-set in SQL. An attempt is one try at a job by one worker under a lease; what a runner
-writes is fenced by it, so a runner that lost its lease changes nothing.
+`MOVES` is the table of the states and the transitions between them; `move` is the only function that changes a
+status, by compare-and-set in SQL.
 """
 
 import enum
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import Conflict
-from mlapi.models.base import Base, Numbered, Time, clock
+from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 
 
 class Status(enum.StrEnum):
-    """Where a job stands."""
+    """The status of a job."""
 
     PENDING = "PENDING"
-    """Waits for its parents."""
+    """Waiting for its parents."""
     QUEUED = "QUEUED"
-    """Waits for a worker."""
+    """Waiting for a worker."""
     RUNNING = "RUNNING"
-    """An attempt holds it."""
+    """Held by an attempt."""
     FINISHED = "FINISHED"
-    """Its function ended well; outputs and metrics are recorded."""
+    """The function succeeded; outputs and metrics are recorded."""
     FAILED = "FAILED"
-    """Its function ended badly, or its workers were lost too often."""
+    """The function failed, or the worker was lost in too many attempts."""
     CANCELLED = "CANCELLED"
-    """Somebody wished so, or a job before it did not finish."""
+    """Cancelled by a user, or because a parent did not finish."""
 
 
 MOVES: dict[Status, frozenset[Status]] = {
@@ -44,14 +42,14 @@ MOVES: dict[Status, frozenset[Status]] = {
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
-"""The moves that are allowed; RUNNING goes back to QUEUED when its worker is lost."""
+"""The allowed transitions; RUNNING returns to QUEUED if the worker is lost."""
 
-OVER = frozenset(status for status, moves in MOVES.items() if not moves)
-"""The states that a job never leaves."""
+TERMINAL = frozenset(status for status, moves in MOVES.items() if not moves)
+"""The states without further transitions."""
 
 
 class Job(Numbered):
-    """One task in one run: its function, arguments and time limit as they were when the run was made."""
+    """A task of a run, with its function, arguments and time limit at the start of the run."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -61,7 +59,7 @@ class Job(Numbered):
         sa.Index(None, "owner_id", "status", "id"),
         sa.Index(None, "task_id"),
         sa.Index(None, "function_id"),
-        sa.CheckConstraint(f"status IN ({', '.join(repr(str(each)) for each in Status)})", name="status"),
+        sa.CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in Status)})", name="status"),
         {"sqlite_autoincrement": True},
     )
 
@@ -70,21 +68,21 @@ class Job(Numbered):
     task_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tasks.id", ondelete="SET NULL"))
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))
     position: Mapped[int]
-    arguments: Mapped[dict[str, Any]]
+    arguments: Mapped[JsonObject]
     timeout: Mapped[float | None]
     status: Mapped[str]
     reason: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     lease_until: Mapped[Time | None]
-    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    metrics: Mapped[JsonObject] = mapped_column(default=dict)
     queued: Mapped[Time | None]
     started: Mapped[Time | None]
     ended: Mapped[Time | None]
 
 
 class JobParent(Base):
-    """A job whose outputs another takes."""
+    """A dependency: a job takes the outputs of its parent."""
 
     __tablename__ = "job_parents"
     __table_args__ = (sa.Index(None, "parent_id"),)
@@ -94,7 +92,7 @@ class JobParent(Base):
 
 
 class JobInput(Base):
-    """A file that a job takes, by number (from 1) and under the name it has in the job's folder."""
+    """An input file of a job: its number (from 1) and its name in the job's folder."""
 
     __tablename__ = "job_inputs"
     __table_args__ = (sa.Index(None, "file_id"),)
@@ -105,66 +103,66 @@ class JobInput(Base):
     name: Mapped[str]
 
 
-def move(db: Session, to: Status, condition: Any, **values: Any) -> list[int]:
-    """Move the jobs of `condition` from wherever `MOVES` allows to `to`; returns the ids of those that moved."""
+def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: object) -> list[int]:
+    """Move the jobs that satisfy a condition to a status, where `MOVES` allows it; returns the ids of moved jobs."""
     allowed = [status for status, moves in MOVES.items() if to in moves]
     statement = sa.update(Job).where(condition, Job.status.in_(allowed)).values(status=to, **values)
     return list(db.scalars(statement.returning(Job.id)))
 
 
-def take_inputs(db: Session, job_id: int, files: Sequence[tuple[int, str]]) -> None:
-    """Give a job its input files `(id, name)`; names that come twice get a number before their ending."""
+def add_inputs(db: Session, job_id: int, files: Sequence[tuple[int, str]]) -> None:
+    """Add the input files `(id, name)` of a job; duplicate names get a number before their extension."""
     taken: set[str] = set()
     for number, (file_id, name) in enumerate(files, 1):
-        stem, ending = os.path.splitext(name)
+        stem, extension = os.path.splitext(name)
         count = 1
         while name in taken:
             count += 1
-            name = f"{stem}_{count}{ending}"
+            name = f"{stem}_{count}{extension}"
         taken.add(name)
         db.add(JobInput(job_id=job_id, number=number, file_id=file_id, name=name))
 
 
 def lock_run(db: Session, run_id: int) -> None:
-    """Let nobody else change the run's jobs: of two parents ending at once, the second sees the first."""
+    """Lock a run: if two of its jobs end at the same time, the second transaction sees the result of the first."""
     db.execute(_LOCK, {"run_id": run_id})
 
 
-_LOCK: Any = (
-    sa.select(sa.column("id"))
-    .select_from(sa.table("runs"))  # The class of runs is made of jobs, and comes after them.
+_LOCK: sa.Select[int] = (
+    sa.select(sa.column("id", sa.BigInteger))
+    .select_from(sa.table("runs"))  # models.runs imports this module.
     .where(sa.column("id") == sa.bindparam("run_id"))
     .with_for_update()
 )
 
 
-def follow(db: Session, run_id: int) -> None:
-    """Queue the run's jobs whose parents have all finished, and cancel those of which one cannot.
+def advance(db: Session, run_id: int) -> None:
+    """Queue the pending jobs of a run whose parents have all finished; cancel those with a parent that cannot finish.
 
-    A job takes its parents' outputs in the order of the parents, whichever of them finished first.
+    A job takes the outputs of its parents in the order of the parents, whichever of them finished first.
     """
-    jobs = {job.id: job for job in db.execute(_STANDING, {"run_id": run_id})}
+    jobs = {job.id: job for job in db.execute(_JOBS, {"run_id": run_id})}
     status = {job.id: job.status for job in jobs.values()}
-    before: dict[int, list[int]] = {}
+    parents: dict[int, list[int]] = {}
     for job_id, parent_id in db.execute(_PARENTS, {"run_id": run_id}):
-        before.setdefault(job_id, []).append(parent_id)
-    for job in jobs.values():  # In order of position, so that parents come first.
-        earlier = [jobs[each] for each in before.get(job.id, [])]
-        if status[job.id] != Status.PENDING:
+        parents.setdefault(job_id, []).append(parent_id)
+    for job_id in jobs:  # In order of position, so that parents come first.
+        if status[job_id] != Status.PENDING:
             continue
-        bad = next((each for each in earlier if status[each.id] in (Status.FAILED, Status.CANCELLED)), None)
-        if bad is not None:
-            reason = f"Not run, since job {bad.id} ({bad.function}) before it was {status[bad.id]}."
-            move(db, Status.CANCELLED, Job.id == job.id, reason=reason, ended=clock())
-            status[job.id] = Status.CANCELLED
-        elif all(status[each.id] == Status.FINISHED for each in earlier):
-            made = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
-            made = made.where(Job.id.in_([each.id for each in earlier])).order_by(Job.position, File.id)
-            take_inputs(db, job.id, [(each.id, each.name) for each in db.execute(made)])
-            move(db, Status.QUEUED, Job.id == job.id, queued=clock())
+        failed = [parent for parent in parents.get(job_id, []) if status[parent] in (Status.FAILED, Status.CANCELLED)]
+        if failed:
+            parent = jobs[failed[0]]
+            reason = f"Not run: parent job {parent.id} ({parent.function}) is {status[parent.id]}."
+            move(db, Status.CANCELLED, Job.id == job_id, reason=reason, ended=clock())
+            status[job_id] = Status.CANCELLED
+        elif all(status[parent] == Status.FINISHED for parent in parents.get(job_id, [])):
+            outputs = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
+            outputs = outputs.where(Job.id.in_(parents.get(job_id, []))).order_by(Job.position, File.id)
+            add_inputs(db, job_id, [(file.id, file.name) for file in db.execute(outputs)])
+            move(db, Status.QUEUED, Job.id == job_id, queued=clock())
 
 
-_STANDING = (
+_JOBS = (
     sa.select(Job.id, Job.status, Function.name.label("function"))
     .join(Function, Job.function_id == Function.id)
     .where(Job.run_id == sa.bindparam("run_id"))
@@ -179,28 +177,22 @@ _PARENTS = (
 
 
 def cancel(db: Session, job_id: int) -> None:
-    """Cancel a job: at once where it waits; where it runs, as soon as its runner hears of it.
+    """Cancel a job: immediately if it is waiting, at the next heartbeat of its runner if it is running.
 
-    Raises `Conflict` where it is over already.
+    Raises `Conflict` if it has ended.
     """
     job = db.get_one(Job, job_id)
     lock_run(db, job.run_id)
-    if move(
-        db,
-        Status.CANCELLED,
-        sa.and_(Job.id == job_id, Job.status != Status.RUNNING),
-        reason="Cancelled before it ran.",
-        ended=clock(),
-    ):
-        follow(db, job.run_id)
+    waiting = sa.and_(Job.id == job_id, Job.status != Status.RUNNING)
+    if move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock()):
+        advance(db, job.run_id)
         return
-    wished = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING).values(cancel_requested=True)
-    changed: Any = db.execute(wished)
-    if not changed.rowcount:
+    running = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING)
+    if not affected_rows(db, running.values(cancel_requested=True)):
         db.refresh(job)
-        raise Conflict(f"The job is over: it is {job.status}.")
+        raise Conflict(f"The job has ended: it is {job.status}.")
 
 
 def waiting(db: Session | sa.Connection) -> bool:
-    """Whether a job waits for a worker."""
+    """Whether a job is queued."""
     return db.scalar(sa.select(Job.id).where(Job.status == Status.QUEUED).limit(1)) is not None

@@ -1,20 +1,20 @@
-"""Modules: code registered under a name, in versions that never change, each offering functions."""
+"""Modules: code with a name, immutable versions, and functions."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Conflict
+from mlapi.errors import Conflict, Invalid
 from mlapi.models import manifests
-from mlapi.models.base import Numbered, check_slug
+from mlapi.models.base import JsonObject, Numbered, check_slug
 from mlapi.models.options import Option
 from mlapi.schemas.types import storable
 
 
 class Module(Numbered):
-    """A name under which versions of some code are registered."""
+    """The name of a series of versions."""
 
     __tablename__ = "modules"
 
@@ -22,7 +22,7 @@ class Module(Numbered):
 
 
 class ModuleVersion(Numbered):
-    """One content of a module, identified by the SHA-256 of its canonical archive."""
+    """A version of a module, identified by the SHA-256 of its canonical archive."""
 
     __tablename__ = "module_versions"
     __table_args__ = (
@@ -39,11 +39,11 @@ class ModuleVersion(Numbered):
     tagline: Mapped[str]
     doctxt: Mapped[str]
     icon_url: Mapped[str | None]
-    command: Mapped[list[Any]]
+    command: Mapped[list[str]]
 
 
 class Function(Numbered):
-    """What a version of a module offers: typed options, expected files, output tags."""
+    """A function of a module version: its options, input files and output tags."""
 
     __tablename__ = "functions"
     __table_args__ = (sa.UniqueConstraint("version_id", "name"), {"sqlite_autoincrement": True})
@@ -51,36 +51,56 @@ class Function(Numbered):
     version_id: Mapped[int] = mapped_column(sa.ForeignKey("module_versions.id"))
     name: Mapped[str]
     doctxt: Mapped[str]
-    options: Mapped[list[Any]]
+    options: Mapped[list[JsonObject]]
     creates_new_files: Mapped[bool]
     modifies_input_files: Mapped[bool]
     expected_filetype: Mapped[str]
-    optional_filetypes: Mapped[list[Any]]
-    output_tags: Mapped[list[Any]]
+    optional_filetypes: Mapped[list[str]]
+    output_tags: Mapped[list[JsonObject]]
     min_files: Mapped[int]
     max_files: Mapped[int | None]
-    output_files: Mapped[list[Any]]
+    output_files: Mapped[list[str]]
 
-    def misfits(self, names: list[str]) -> str | None:
-        """Why files of these names are none that the function takes, or None where they are."""
+    def problem_with_files(self, names: list[str]) -> str | None:
+        """The reason why the function does not accept input files with these names, or None."""
         types = [kind for kind in (self.expected_filetype, *self.optional_filetypes) if kind]
         if self.expected_filetype:
             for name in names:
                 if not name.lower().endswith(tuple(f".{kind}" for kind in types)):
-                    return f"{name!r} is not of a type that {self.name} takes: {', '.join(types)}."
+                    return f"{name!r} does not have a file type of {self.name}: {', '.join(types)}."
         if len(names) < self.min_files:
             return f"{self.name} takes at least {self.min_files} file(s), not {len(names)}."
         if self.max_files is not None and len(names) > self.max_files:
             return f"{self.name} takes at most {self.max_files} file(s), not {len(names)}."
         return None
 
+    @property
+    def signature(self) -> "Signature":
+        """The function's id and options."""
+        return Signature(self.id, [Option.from_json(option) for option in self.options])
+
+
+class FunctionKey(NamedTuple):
+    """The name of a function: its module, its own name, and optionally the SHA-256 of a module version."""
+
+    module: str
+    function: str
+    version: str | None = None
+
+
+class Signature(NamedTuple):
+    """A function's id and options: what a task needs in order to check its arguments."""
+
+    id: int
+    options: list[Option]
+
 
 def register(
     db: Session, name: str, manifest: manifests.Manifest, digest: str, size: int
 ) -> tuple[ModuleVersion, bool]:
-    """Register content under `name`; returns its version and whether it is new.
+    """Register a module version; returns it and whether it is new: registered content returns its version.
 
-    The same content again is the version that it already is. Raises `Invalid` where the name is no slug.
+    Raises `Invalid` for a name that is not a slug.
     """
     check_slug(name)
     module = db.scalar(sa.select(Module).where(Module.name == name).with_for_update())
@@ -90,10 +110,10 @@ def register(
         try:
             db.flush()
         except IntegrityError:
-            raise Conflict(f"The module {name} is being registered by somebody else.") from None
+            raise Conflict(f"Module {name} is being registered by another request.") from None
     versions = sa.select(ModuleVersion).where(ModuleVersion.module_id == module.id)
-    if (same := db.scalar(versions.where(ModuleVersion.digest == digest))) is not None:
-        return same, False
+    if (existing := db.scalar(versions.where(ModuleVersion.digest == digest))) is not None:
+        return existing, False
     last = db.scalar(sa.select(sa.func.max(ModuleVersion.number)).where(ModuleVersion.module_id == module.id))
     version = ModuleVersion(
         module_id=module.id,
@@ -141,43 +161,22 @@ NEWEST = (
 """The id of a module's newest version."""
 
 
-def _function_of(version: Any) -> Any:
-    """The SELECT of a function of a module, by names, in the version that a condition says."""
-    function = Function.__table__.c
-    return (
-        sa.select(function.id, function.options)
-        .select_from(
-            sa.join(
-                Function.__table__,
-                ModuleVersion.__table__,
-                function.version_id == ModuleVersion.__table__.c.id,
-            ).join(Module.__table__, ModuleVersion.__table__.c.module_id == Module.__table__.c.id)
-        )
-        .where(
-            Module.__table__.c.name == sa.bindparam("module"),
-            function.name == sa.bindparam("function"),
-            version,
-        )
-    )
+_SIGNATURE = (
+    sa.select(Function.id, Function.options)
+    .join(ModuleVersion, Function.version_id == ModuleVersion.id)
+    .join(Module, ModuleVersion.module_id == Module.id)
+    .where(Module.name == sa.bindparam("module"), Function.name == sa.bindparam("function"))
+)
+_OF_NEWEST = _SIGNATURE.where(ModuleVersion.id == NEWEST)
+_OF_VERSION = _SIGNATURE.where(ModuleVersion.digest == sa.bindparam("version"))
 
 
-_OF_NEWEST = _function_of(ModuleVersion.__table__.c.id == NEWEST)
-_OF_VERSION = _function_of(ModuleVersion.__table__.c.digest == sa.bindparam("digest"))
-
-
-class Offered(NamedTuple):
-    """A function, as far as a task needs to know it."""
-
-    id: int
-    options: list[Option]
-
-
-def find_function(db: Session, module: str, function: str, digest: str | None = None) -> Offered | None:
-    """The function of that name, in the version of that digest or else in the newest, or None."""
-    names = {"module": module, "function": function}
-    if digest is not None:
-        names["digest"] = digest
-    if not all(map(storable, names.values())):
-        return None
-    row = db.execute(_OF_NEWEST if digest is None else _OF_VERSION, names).first()
-    return None if row is None else Offered(row.id, [Option.from_json(option) for option in row.options])
+def find_function(db: Session, key: FunctionKey) -> Signature:
+    """The function with this name, of the newest version if the key has none. Raises `Invalid` if not found."""
+    names = {name: value for name, value in key._asdict().items() if value is not None}
+    row = None
+    if all(map(storable, names.values())):
+        row = db.execute(_OF_NEWEST if key.version is None else _OF_VERSION, names).first()
+    if row is None:
+        raise Invalid.field("function", "Function not found.")
+    return Signature(row.id, [Option.from_json(option) for option in row.options])

@@ -1,80 +1,83 @@
-"""The options a function takes, and whether the arguments of a task fit them."""
+"""Options of functions, and the check of a task's arguments against them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from mlapi.errors import FieldError, Invalid
+from mlapi.models.base import JsonObject
 from mlapi.schemas.types import INT64, storable
 
+Value: TypeAlias = bool | int | float | str
+"""The value of an option."""
+
 TYPES = ("str", "int", "float", "bool", "enum")
-"""The types an option can have; the values of an enum are strings."""
+"""The types of options; the values of an enum are strings."""
 
 WORDS = {
     "str": "a string",
     "int": "an integer of 64 bits",
     "float": "a finite number",
     "bool": "true or false",
-    "enum": "one of the values offered",
+    "enum": "one of the values of the enum",
 }
-"""What a value of each type has to be, in words."""
+"""Descriptions of the types in error messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One thing a caller may set: its type, whether it must be set, and what it is otherwise.
+    """A parameter of a function: its type, its default, and whether it is required.
 
-    `minimum` and `maximum` bound the value of a number and the length of a string.
+    `minimum` and `maximum` limit the value of a number and the length of a string.
     """
 
     name: str
     type: str
     doctxt: str = ""
     required: bool = False
-    default: Any = None
+    default: Value | None = None
     enum_values: tuple[str, ...] | None = None
     minimum: float | int | None = None
     maximum: float | int | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """The option as JSON; what is not set is left out."""
-        document: dict[str, Any] = {
+    def as_json(self) -> JsonObject:
+        """The option as a JSON object without null fields."""
+        document: JsonObject = {
             "name": self.name,
             "type": self.type,
             "doctxt": self.doctxt,
             "required": self.required,
         }
-        for key in ("default", "minimum", "maximum"):
-            if (value := getattr(self, key)) is not None:
-                document[key] = value
+        limits = {"default": self.default, "minimum": self.minimum, "maximum": self.maximum}
+        document |= {key: value for key, value in limits.items() if value is not None}
         if self.enum_values is not None:
             document["enum_values"] = list(self.enum_values)
         return document
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> "Option":
-        """The option that `as_json` wrote down."""
-        offered = document.get("enum_values")
-        return cls(**{**document, "enum_values": None if offered is None else tuple(offered)})
+    def from_json(cls, document: Mapping[str, Any]) -> "Option":
+        """The option that was written by `as_json`."""
+        values = document.get("enum_values")
+        return cls(**{**document, "enum_values": None if values is None else tuple(values)})
 
-    def problem_with(self, value: Any) -> str | None:
-        """Why `value` cannot be this option's, in words, or None where it can."""
-        if not self._fits(value):
+    def problem_with(self, value: object) -> str | None:
+        """The reason why `value` is not valid for this option, or None."""
+        if not self._has_type(value):
             return f"Must be {WORDS[self.type]}."
-        if self.type == "str":
-            return self._problem_with_length(value)
         if self.type == "enum" and value not in (self.enum_values or ()):
             return f"Must be one of {', '.join(self.enum_values or ())}."
-        if self.type in ("int", "float"):
+        if self.type == "str" and isinstance(value, str):
+            return self._problem_with_length(value)
+        if isinstance(value, int | float) and self.type in ("int", "float"):
             return self._problem_with_bounds(value)
         return None
 
-    def kept(self, value: Any) -> Any:
-        """The value as it is stored: a float's is a float, however it was written."""
+    def kept(self, value: Value) -> Value:
+        """The value as it is stored: an integer for a float option becomes a float."""
         return float(value) if self.type == "float" else value
 
-    def _fits(self, value: Any) -> bool:
+    def _has_type(self, value: object) -> bool:
         if self.type == "bool" or isinstance(value, bool):
             return self.type == "bool" and isinstance(value, bool)
         if self.type in ("str", "enum"):
@@ -100,40 +103,38 @@ class Option:
         return None
 
 
-def check_arguments(options: Sequence[Option], arguments: dict[str, Any], prefix: str = "arguments") -> dict[str, Any]:
-    """Return the arguments a function is called with: those given, and the defaults of the others.
+def check_arguments(
+    options: Sequence[Option], arguments: Mapping[str, object], prefix: str = "arguments"
+) -> dict[str, Value]:
+    """The arguments with which a function is called: the given ones, and defaults for the others.
 
-    A null stands for an argument left out. Everything that does not fit is refused at once, as
-    `Invalid` with an error for each argument.
+    Null is equivalent to an omitted argument. Raises `Invalid` with an error for every argument that is not valid.
     """
-    errors = [
-        FieldError(f"{prefix}.{name}", text)
-        for name, text in (*_unknown(options, arguments), *_unfit(options, arguments))
-    ]
-    if errors:
+    problems = (*_unknown(options, arguments), *_invalid(options, arguments))
+    if errors := [FieldError(f"{prefix}.{name}", problem) for name, problem in problems]:
         raise Invalid(errors)
-    chosen = [(option, _chosen(option, arguments)) for option in options]
-    return {option.name: option.kept(value) for option, value in chosen if value is not None}
+    chosen = [(option, _argument(option, arguments)) for option in options]
+    return {option.name: option.kept(cast(Value, value)) for option, value in chosen if value is not None}
 
 
-def _chosen(option: Option, arguments: dict[str, Any]) -> Any:
+def _argument(option: Option, arguments: Mapping[str, object]) -> object:
     value = arguments.get(option.name)
     return option.default if value is None else value
 
 
-def _unknown(options: Sequence[Option], arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _unknown(options: Sequence[Option], arguments: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     known = [option.name for option in options]
-    offered = f"The options are {', '.join(known)}." if known else "The function has no options."
+    hint = f"The options are {', '.join(known)}." if known else "The function has no options."
     for name in arguments:
         if name not in known:
-            yield name, f"No such option. {offered}"
+            yield name, f"Unknown option. {hint}"
 
 
-def _unfit(options: Sequence[Option], arguments: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _invalid(options: Sequence[Option], arguments: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for option in options:
-        value = _chosen(option, arguments)
+        value = _argument(option, arguments)
         if value is None:
             if option.required:
-                yield option.name, "Must be given."
+                yield option.name, "Required."
         elif problem := option.problem_with(value):
             yield option.name, problem

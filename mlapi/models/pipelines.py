@@ -1,21 +1,22 @@
-"""Pipelines: tasks in order, each a function with arguments, after the task before it or those it names."""
+"""Pipelines: graphs of tasks in topological order."""
 
-from typing import Any, Self, TypedDict, cast
+from collections.abc import Collection, Mapping
+from typing import Self, TypedDict, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from mlapi.errors import Conflict, Invalid
-from mlapi.models.base import Numbered
-from mlapi.models.modules import Function, Offered
-from mlapi.models.options import Option, check_arguments
+from mlapi.errors import Conflict, FieldErrors
+from mlapi.models.base import JsonObject, Numbered
+from mlapi.models.modules import Function, FunctionKey, find_function
+from mlapi.models.options import check_arguments
 
 TASKS = 100
-"""Tasks of a pipeline at most."""
+"""Maximum number of tasks in a pipeline."""
 
 
 class Pipeline(Numbered):
-    """Tasks under a name; a run can be made of it while it is enabled."""
+    """A named sequence of tasks; it can be run while it is enabled."""
 
     __tablename__ = "pipelines"
     __table_args__ = (sa.Index(None, "owner_id", "id"), {"sqlite_autoincrement": True})
@@ -25,21 +26,21 @@ class Pipeline(Numbered):
     enabled: Mapped[bool] = mapped_column(default=False)
 
     def tasks(self, db: Session) -> list["Task"]:
-        """The tasks in order; whoever changes them has locked the pipeline before."""
+        """The tasks in order, with their functions. Lock the pipeline before changing them."""
         query = sa.select(Task).where(Task.pipeline_id == self.id).order_by(Task.position)
         return list(db.scalars(query.options(sa.orm.joinedload(Task.function))))
 
     @classmethod
     def locked(cls, db: Session, pipeline_id: int) -> Self:
-        """The pipeline, so that nobody else changes its tasks before this transaction ends."""
+        """The pipeline, locked for the rest of the transaction."""
         return db.get_one(cls, pipeline_id, with_for_update=True)
 
 
 class Task(Numbered):
     """A function with arguments at a position (from 1) of a pipeline.
 
-    `after` is None for "after the task before", or the ids of earlier tasks; an empty list starts from the
-    run's files. Since they are earlier, the tasks are a graph without cycles, in order.
+    `after` has the ids of the parent tasks, which must be earlier tasks, so that the graph has no cycles. None means
+    the preceding task; an empty list means that the task takes the files of the run.
     """
 
     __tablename__ = "tasks"
@@ -52,8 +53,8 @@ class Task(Numbered):
     pipeline_id: Mapped[int] = mapped_column(sa.ForeignKey("pipelines.id"))
     position: Mapped[int]
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))
-    arguments: Mapped[dict[str, Any]]
-    after: Mapped[list[Any] | None]
+    arguments: Mapped[JsonObject]
+    after: Mapped[list[int] | None]
     timeout: Mapped[float | None]
     function: Mapped[Function] = relationship(lazy="raise")
 
@@ -81,6 +82,16 @@ def change(db: Session, pipeline_id: int, changes: PipelineChanges) -> None:
     db.flush()
 
 
+class TaskChanges(TypedDict, total=False):
+    """The parts of a task that can be changed."""
+
+    function: FunctionKey
+    arguments: Mapping[str, object]
+    after: list[int] | None
+    position: int
+    timeout: float | None
+
+
 _tasks = Task.__table__.c
 _ORDER = (
     sa.select(_tasks.id)
@@ -89,38 +100,40 @@ _ORDER = (
     .order_by(_tasks.position)
     .with_for_update(of=Pipeline.__table__)
 )
-"""The ids of a pipeline's tasks in order, and the pipeline locked."""
+"""The ids of the tasks of a pipeline in order; locks the pipeline."""
 _INSERT = sa.insert(cast(sa.Table, Task.__table__)).returning(_tasks.id)
 
 
 def insert_task(
     db: Session,
     pipeline_id: int,
-    function: Offered,
-    arguments: dict[str, Any],
+    function: FunctionKey,
+    arguments: Mapping[str, object],
     after: list[int] | None = None,
     position: int | None = None,
     timeout: float | None = None,
 ) -> int:
-    """Add a task at `position`, by default at the end; those from there on move up. Returns its id.
+    """Insert a task at `position`, by default at the end; the tasks from there on move down. Returns its id.
 
-    Raises `Invalid` for arguments that do not fit the function's options, a position out of range, or a
-    task in `after` that is not an earlier one of this pipeline.
+    Raises `Conflict` if the pipeline is full, and `Invalid` with all errors: an unknown function, arguments that do
+    not match its options, a position out of range, and parents in `after` that are not earlier tasks.
     """
     order = [task for task in db.scalars(_ORDER, {"pipeline": pipeline_id}) if task is not None]
-    position = len(order) + 1 if position is None else position
     if len(order) >= TASKS:
         raise Conflict(f"A pipeline has at most {TASKS} tasks.")
-    if not 1 <= position <= len(order) + 1:
-        raise Invalid.field("position", f"Must be between 1 and {len(order) + 1}.")
-    if after is not None:
-        _check_after(after, order[: position - 1])
-    checked = check_arguments(function.options, arguments)
-    renumber(db, order[position - 1 :], position + 1)
+    place = len(order) + 1 if position is None else position
+    errors = FieldErrors()
+    with errors.collect():
+        signature = find_function(db, function)
+        checked = check_arguments(signature.options, arguments)
+    in_range = _check_position(errors, place, len(order) + 1)
+    _check_after(errors, "after", after, order[: place - 1] if in_range else order)
+    errors.raise_all()
+    renumber(db, order[place - 1 :], place + 1)
     values = {
         "pipeline_id": pipeline_id,
-        "position": position,
-        "function_id": function.id,
+        "position": place,
+        "function_id": signature.id,
         "arguments": checked,
         "after": after,
         "timeout": timeout,
@@ -128,59 +141,73 @@ def insert_task(
     return int(db.execute(_INSERT, values).scalar_one())
 
 
-def change_task(db: Session, task_id: int, changes: dict[str, Any]) -> Task:
-    """Change a task's `function` (as `find_function` gives it), `arguments`, `after`, `position` or `timeout`.
+def change_task(db: Session, task_id: int, changes: TaskChanges) -> None:
+    """Change a task. Raises `Invalid` with all errors, as `insert_task`.
 
-    The arguments are checked against the function that the task has then. Raises `Invalid` as `insert_task`
-    does, also where a task that names another in `after` would come before it.
+    The arguments, new or not, are checked against the function, new or not. The error of a task whose parent would
+    no longer be an earlier task has the name `position`.
     """
     pipeline_id = db.scalars(sa.select(Task.pipeline_id).where(Task.id == task_id)).one()
     tasks = Pipeline.locked(db, pipeline_id).tasks(db)
-    task = next(each for each in tasks if each.id == task_id)
+    task = next(task for task in tasks if task.id == task_id)
+    errors = FieldErrors()
+    signature, arguments = task.function.signature, changes.get("arguments", task.arguments)
     if "function" in changes or "arguments" in changes:
-        own = [Option.from_json(option) for option in task.function.options]
-        function = changes.get("function", Offered(task.function_id, own))
-        task.arguments = check_arguments(function.options, changes.get("arguments", task.arguments))
-        task.function_id = function.id
-    if "timeout" in changes:
-        task.timeout = changes["timeout"]
-    order = [each.id for each in tasks]
-    if "position" in changes:
-        if not 1 <= changes["position"] <= len(order):
-            raise Invalid.field("position", f"Must be between 1 and {len(order)}.")
-        order.remove(task.id)
-        order.insert(changes["position"] - 1, task.id)
-    if "after" in changes:
-        task.after = changes["after"]
-    for each in tasks:
-        if each.after is not None:
-            _check_after(each.after, order[: order.index(each.id)], "after" if each is task else "position")
+        with errors.collect():
+            if "function" in changes:
+                signature = find_function(db, changes["function"])
+            arguments = check_arguments(signature.options, arguments)
+    order = _check_order(errors, tasks, task, changes)
+    errors.raise_all()
+    task.function_id, task.arguments = signature.id, dict(arguments)
+    task.after, task.timeout = changes.get("after", task.after), changes.get("timeout", task.timeout)
     db.flush()
     if "position" in changes:
         renumber(db, order, 1)
-        db.refresh(task)
-    return task
 
 
 def parents(tasks: list[Task]) -> list[list[int]]:
-    """For each of a pipeline's tasks, in order, the indices of those whose outputs it takes."""
-    index = {task.id: each for each, task in enumerate(tasks)}
+    """The indices of the parents of all tasks of a pipeline, which are in order."""
+    indices = {task.id: index for index, task in enumerate(tasks)}
     return [
-        ([each - 1] if each else []) if task.after is None else [index[earlier] for earlier in task.after]
-        for each, task in enumerate(tasks)
+        ([index - 1] if index else []) if task.after is None else [indices[parent] for parent in task.after]
+        for index, task in enumerate(tasks)
     ]
 
 
-def _check_after(after: list[int], earlier: list[int], name: str = "after") -> None:
-    if len(set(after)) != len(after) or not set(after) <= set(earlier):
-        raise Invalid.field(name, "A task can only come after earlier tasks of its pipeline, each named once.")
+def _check_order(errors: FieldErrors, tasks: list[Task], task: Task, changes: TaskChanges) -> list[int]:
+    """The ids of the tasks in the order after the changes to one of them."""
+    order = [other.id for other in tasks]
+    others = [number for number in order if number != task.id]
+    in_range = "position" not in changes or _check_position(errors, changes["position"], len(order))
+    if in_range and "position" in changes:
+        order = [*others[: changes["position"] - 1], task.id, *others[changes["position"] - 1 :]]
+    for other in tasks:
+        earlier = order[: order.index(other.id)]
+        if other is not task:
+            _check_after(errors, "position", other.after, earlier)
+        else:
+            _check_after(errors, "after", changes.get("after", task.after), earlier if in_range else others)
+    return order
+
+
+def _check_position(errors: FieldErrors, position: int, last: int) -> bool:
+    in_range = 1 <= position <= last
+    if not in_range:
+        errors.add("position", f"Must be between 1 and {last}.")
+    return in_range
+
+
+def _check_after(errors: FieldErrors, name: str, after: list[int] | None, earlier: Collection[int]) -> None:
+    if after is not None and (len(set(after)) != len(after) or not set(after) <= set(earlier)):
+        errors.add(name, "The parents of a task must be earlier tasks of the pipeline, without duplicates.")
 
 
 def renumber(db: Session, order: list[int], first: int) -> None:
-    """Number the tasks from `first` on, by way of negative numbers: positions are unique at every moment."""
+    """Number tasks from `first` on, by way of negative numbers because positions are unique at every moment."""
     if not order:
         return
-    numbers = sa.case({each: -number for number, each in enumerate(order, first)}, value=Task.id)
-    mine = Task.id.in_(order)
-    db.execute(sa.update(Task).where(mine).values(position=numbers))
-    db.execute(sa.update(Task).where(mine).values(position=-Task.position))
+    numbers = sa.case({task_id: -number for number, task_id in enumerate(order, first)}, value=Task.id)
+    listed = Task.id.in_(order)
+    db.execute(sa.update(Task).where(listed).values(position=numbers))
+    db.execute(sa.update(Task).where(listed).values(position=-Task.position))

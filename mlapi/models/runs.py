@@ -1,19 +1,17 @@
-"""Runs: a pipeline as it was at that moment, over files; made with all its jobs in one transaction."""
-
-from typing import Any
+"""Runs: executions of a pipeline over files; a run and all its jobs are created in one transaction."""
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Conflict, FieldError, Invalid
-from mlapi.models.base import Base, Numbered, clock
+from mlapi.errors import Conflict, FieldErrors
+from mlapi.models.base import Base, Numbered, affected_rows, clock
 from mlapi.models.files import File
-from mlapi.models.jobs import OVER, Job, JobParent, Status, move, take_inputs
+from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, move
 from mlapi.models.pipelines import Pipeline, Task, parents
 
 
 class Run(Numbered):
-    """One run of a pipeline."""
+    """An execution of a pipeline, with the tasks that it had at the start."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -30,7 +28,7 @@ class Run(Numbered):
 
 
 class RunFile(Base):
-    """A file that a run is over, in the order given."""
+    """An input file of a run, in the order of the request."""
 
     __tablename__ = "run_files"
     __table_args__ = (sa.Index(None, "file_id"),)
@@ -41,41 +39,31 @@ class RunFile(Base):
 
 
 def start(db: Session, pipeline_id: int, file_ids: list[int], key: str | None = None) -> tuple[Run, bool]:
-    """Make a run and all its jobs; returns it and whether it is new: the same `key` again is the same run.
+    """Create a run and all its jobs; returns the run and whether it is new: the same `key` returns the same run.
 
-    Raises `Conflict` where the pipeline is not enabled, has no tasks, or the key was used for other files;
-    `Invalid` where a file is not the owner's or of a type that a first task does not take.
+    Raises `Conflict` if the pipeline is disabled or has no tasks, or if the key was used with other files;
+    `Invalid` for a file that is not the owner's or that the function of a first task does not accept.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
-    if key is not None and (earlier := _made_before(db, pipeline_id, key, file_ids)) is not None:
-        return earlier, False
+    if key is not None and (existing := _run_of_key(db, pipeline_id, key, file_ids)) is not None:
+        return existing, False
     if not pipeline.enabled:
-        raise Conflict("The pipeline is not enabled.")
+        raise Conflict("The pipeline is disabled.")
     tasks = pipeline.tasks(db)
     if not tasks:
         raise Conflict("The pipeline has no tasks.")
-    files = File.owned(db, pipeline.owner_id, file_ids)
-    found = {file.id for file in files}
-    errors = [
-        FieldError(f"files.{index}", "There is no such file.")
-        for index, each in enumerate(file_ids)
-        if each not in found
-    ]
-    before = parents(tasks)
-    for task, earlier_tasks in zip(tasks, before, strict=True):
-        if not earlier_tasks and not errors and (misfit := task.function.misfits([file.name for file in files])):
-            errors.append(FieldError("files", misfit))
-    if errors:
-        raise Invalid(errors)
+    dependencies = parents(tasks)
+    first = [task for task, earlier in zip(tasks, dependencies, strict=True) if not earlier]
+    files = _input_files(db, pipeline.owner_id, file_ids, first)
     run = Run(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, task_count=len(tasks))
     db.add(run)
     db.flush()
     db.add_all(RunFile(run_id=run.id, position=index, file_id=file.id) for index, file in enumerate(files))
-    _make_jobs(db, run, tasks, before, files)
+    _create_jobs(db, run, tasks, dependencies, files)
     return run, True
 
 
-def _made_before(db: Session, pipeline_id: int, key: str, file_ids: list[int]) -> Run | None:
+def _run_of_key(db: Session, pipeline_id: int, key: str, file_ids: list[int]) -> Run | None:
     run = db.scalar(sa.select(Run).where(Run.pipeline_id == pipeline_id, Run.idempotency_key == key))
     if run is None:
         return None
@@ -85,7 +73,24 @@ def _made_before(db: Session, pipeline_id: int, key: str, file_ids: list[int]) -
     return run
 
 
-def _make_jobs(db: Session, run: Run, tasks: list[Task], before: list[list[int]], files: list[File]) -> None:
+def _input_files(db: Session, owner_id: int, file_ids: list[int], first_tasks: list[Task]) -> list[File]:
+    """The files with these ids. Raises `Invalid` unless they exist and the first tasks accept them."""
+    errors = FieldErrors()
+    files = File.owned(db, owner_id, file_ids)
+    existing = {file.id for file in files}
+    for index, file_id in enumerate(file_ids):
+        if file_id not in existing:
+            errors.add(f"files.{index}", "File not found.")
+    errors.raise_all()
+    names = [file.name for file in files]
+    for task in first_tasks:
+        if problem := task.function.problem_with_files(names):
+            errors.add("files", problem)
+    errors.raise_all()
+    return files
+
+
+def _create_jobs(db: Session, run: Run, tasks: list[Task], dependencies: list[list[int]], files: list[File]) -> None:
     jobs = [
         Job(
             run_id=run.id,
@@ -99,33 +104,32 @@ def _make_jobs(db: Session, run: Run, tasks: list[Task], before: list[list[int]]
             queued=None if earlier else run.created,
             created=run.created,
         )
-        for position, (task, earlier) in enumerate(zip(tasks, before, strict=True), 1)
+        for position, (task, earlier) in enumerate(zip(tasks, dependencies, strict=True), 1)
     ]
     db.add_all(jobs)
     db.flush()
-    for job, earlier in zip(jobs, before, strict=True):
+    for job, earlier in zip(jobs, dependencies, strict=True):
         db.add_all(JobParent(job_id=job.id, parent_id=jobs[index].id) for index in earlier)
         if not earlier:
-            take_inputs(db, job.id, [(file.id, file.name) for file in files])
+            add_inputs(db, job.id, [(file.id, file.name) for file in files])
     db.flush()
 
 
 def cancel(db: Session, run_id: int) -> None:
-    """Cancel what of a run is not over: what waits at once, what runs as soon as its runner hears of it.
+    """Cancel the jobs of a run: waiting jobs immediately, running jobs at the next heartbeat of their runner.
 
-    Raises `Conflict` where all of it is over already.
+    Raises `Conflict` if the run has ended.
     """
     db.get_one(Run, run_id, with_for_update=True)
     waiting = sa.and_(Job.run_id == run_id, Job.status.in_([Status.PENDING, Status.QUEUED]))
     moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
-    running = sa.and_(Job.run_id == run_id, Job.status == Status.RUNNING)
-    wished: Any = db.execute(sa.update(Job).where(running).values(cancel_requested=True))
-    if not moved and not wished.rowcount:
-        raise Conflict("The run is over.")
+    running = sa.update(Job).where(Job.run_id == run_id, Job.status == Status.RUNNING)
+    if not affected_rows(db, running.values(cancel_requested=True)) and not moved:
+        raise Conflict("The run has ended.")
 
 
-def statuses(db: Session, run_ids: list[int]) -> dict[int, dict[str, int]]:
-    """How many jobs of each of the runs are in each status."""
+def statuses(db: Session | sa.Connection, run_ids: list[int]) -> dict[int, dict[str, int]]:
+    """The number of jobs in each status, for each run."""
     query = (
         sa.select(Job.run_id, Job.status, sa.func.count())
         .where(Job.run_id.in_(run_ids))
@@ -137,15 +141,15 @@ def statuses(db: Session, run_ids: list[int]) -> dict[int, dict[str, int]]:
     return counts
 
 
-def derived(counts: dict[str, int]) -> str:
-    """The status of a run whose jobs are in these statuses.
+def status_of(counts: dict[str, int]) -> str:
+    """The status of a run with these numbers of jobs in each status.
 
-    It is RUNNING from its first job's start to its last one's end; then FAILED if any job failed, else CANCELLED
-    if any was, else FINISHED.
+    It is RUNNING from the start of its first job to the end of its last one; then FAILED if any job failed,
+    otherwise CANCELLED if any was cancelled, otherwise FINISHED.
     """
     present = {status for status, count in counts.items() if count}
-    if not present - OVER:
-        return next((each for each in (Status.FAILED, Status.CANCELLED) if each in present), Status.FINISHED)
+    if not present - TERMINAL:
+        return next((status for status in (Status.FAILED, Status.CANCELLED) if status in present), Status.FINISHED)
     if present <= {Status.PENDING, Status.QUEUED}:
         return Status.QUEUED
     return Status.RUNNING

@@ -1,12 +1,12 @@
 """Attempts: the one branch of the tree in which runners live, each in its own."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow
 
 from mlapi.models import Attempt, File, Function, Job, JobInput, Module, ModuleVersion, Run, User
+from mlapi.models.attempts import Fence
 from mlapi.models.jobs import Status
 from mlapi.resources.base import Collection, Item, Node, must_be_known
 from mlapi.resources.jobs import JobItem
@@ -110,9 +110,9 @@ class AttemptItem(Item):
         return [(Allow, f"attempt:{self.value}", (Permission.READ, Permission.REPORT))]
 
     @property
-    def fence(self) -> SimpleNamespace:
-        """What the rules of jobs know an attempt by."""
-        return SimpleNamespace(id=self.row.id, job_id=self.row.job_id, number=self.row.number)
+    def fence(self) -> Fence:
+        """The fence of the writes of this attempt's runner."""
+        return Fence(self.row.id, self.row.job_id, self.row.number)
 
     def __json__(self, request: Any) -> dict[str, Any]:
         row, settings = self.row, request.registry.mlapi

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlapi.models import Pipeline, Run, RunFile, User, runs
-from mlapi.models.jobs import OVER
+from mlapi.models.jobs import TERMINAL
 from mlapi.resources.base import Collection, Everyones, Item, Node
 from mlapi.resources.files import FileItem
 from mlapi.resources.jobs import Jobs
@@ -51,14 +51,14 @@ def _with_status(rows: list[Any], request: Any) -> list[dict[str, Any]]:
     counts = runs.statuses(request.db, [row.id for row in rows])
     return [
         RunItem.describe(row, request)
-        | {"status": runs.derived(counts[row.id]), "progress": progress(counts[row.id], row.task_count)}
+        | {"status": runs.status_of(counts[row.id]), "progress": progress(counts[row.id], row.task_count)}
         for row in rows
     ]
 
 
 def progress(counts: dict[str, int], total: int) -> dict[str, Any]:
     """How far a run is: its number of jobs, how many are over, and how many are in each status."""
-    over = sum(count for status, count in counts.items() if status in OVER)
+    over = sum(count for status, count in counts.items() if status in TERMINAL)
     return {"jobs": total, "over": over, "statuses": counts}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlapi.errors import Invalid, all_of
 from mlapi.models.deletion import delete_task
-from mlapi.models.modules import Offered, find_function
+from mlapi.models.modules import FunctionKey
 from mlapi.models.pipelines import change_task, insert_task
 from mlapi.resources.base import match, references
 from mlapi.resources.modules import FunctionItem, VersionFunction
@@ -33,7 +33,8 @@ def create(tasks: Tasks, request: Any) -> dict[str, Any]:
 @task.patch(permission=Permission.WRITE, schema=Expects(body=TaskChange()))
 def update(task: TaskItem, request: Any) -> TaskItem:
     """Change a task's function, arguments, place, predecessors or time limit."""
-    change_task(request.db, task.id, resolved(task.__parent__, request))
+    changes: Any = resolved(task.__parent__, request)
+    change_task(request.db, task.id, changes)
     return task.fresh()
 
 
@@ -58,15 +59,12 @@ def resolved(tasks: Any, request: Any) -> dict[str, Any]:
     return body | all_of(given)
 
 
-def function_at(url: str, _tasks: Any, request: Any) -> Offered:
-    """The function at a URL, of the version that it names or else of the newest."""
+def function_at(url: str, _tasks: Any, _request: Any) -> FunctionKey:
+    """The key of the function at a URL."""
     keys = match((FunctionItem, VersionFunction), url)
     if keys is None:
         raise Invalid.field("function", f"Must be a URL like {FunctionItem.path}.")
-    function = find_function(request.db, keys["module"], keys["function"], keys.get("version"))
-    if function is None:
-        raise Invalid.field("function", "There is no such function.")
-    return function
+    return FunctionKey(**keys)
 
 
 def earlier_in(urls: list[str], tasks: Any, _request: Any) -> list[int]:

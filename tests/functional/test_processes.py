@@ -180,7 +180,7 @@ def test_what_comes_after_a_failed_job_is_cancelled_with_the_reason(service: Ser
     before = [(failed["id"], "fail", "FAILED"), (after[0]["id"], "wait", "CANCELLED")]
     for job, (number, name, status) in zip(after, before, strict=True):
         assert job["status"] == "CANCELLED"
-        assert job["reason"] == f"Not run, since job {number} ({name}) before it was {status}."
+        assert job["reason"] == f"Not run: parent job {number} ({name}) is {status}."
     assert service.api("GET", run["url"]).json["status"] == "FAILED"
 
 

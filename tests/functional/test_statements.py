@@ -187,7 +187,7 @@ def test_what_runners_and_schedulers_do_is_found_by_indices(world, ada, hellowor
         world.runner("POST", f"{attempt}/report", report, status=200)
         other = World(ada, helloworld, wsgi)  # Claims its job as well.
         with database.writing.begin() as db:
-            attempts.lose(db, db.get_one(Attempt, other.keys["attempt"]), 3, "lost")
+            attempts.lose(db, db.get_one(Attempt, other.keys["attempt"]).fence, 3, "lost")
             assert rules.waiting(db)
             assert attempts.running(db, "tests") == 0
             assert attempts.expired(db) == []

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mlapi.check import LATE, QUERIES, of_tables, violations
 from mlapi.database import Database, sqlite_driver
-from mlapi.models import Attempt, Base, Job, User, attempts, runs
+from mlapi.models import Base, Job, User, attempts, runs
 from mlapi.models.attempts import Output, Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
@@ -101,7 +101,7 @@ def live(db):
     for _ in range(2):
         runs.start(db, pipeline, [file])
     for claim in attempts.claim(db, "w", 9, 60):
-        attempt = db.get_one(Attempt, claim.attempt_id)
+        attempt = claim.fence
         attempts.append_log(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
         attempts.hand_in(db, attempt, SHA256, len(CONTENT))
         if claim.job_id == 1:

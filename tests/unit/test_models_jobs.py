@@ -1,7 +1,6 @@
 """The moves of jobs: whatever happens in whatever order, they are those of `MOVES` and break no invariant."""
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -31,9 +30,9 @@ from mlapi.models import (
     jobs,
     runs,
 )
-from mlapi.models.attempts import Output, Report
+from mlapi.models.attempts import Fence, Output, Report
 from mlapi.models.base import clock
-from mlapi.models.jobs import MOVES, OVER, Status
+from mlapi.models.jobs import MOVES, TERMINAL, Status
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
@@ -92,10 +91,7 @@ class Life(RuleBasedStateMachine):
     def claim(self, most):
         """A worker claims jobs."""
         with self.database.writing.begin() as db:
-            self.attempts += [
-                SimpleNamespace(id=each.attempt_id, job_id=each.job_id, number=each.number)
-                for each in attempts.claim(db, "w", most, 60)
-            ]
+            self.attempts += [claim.fence for claim in attempts.claim(db, "w", most, 60)]
 
     def pick(self, db, data):
         """An attempt that holds its job, where there is one, or else one that is over, whose runner is too late."""
@@ -157,7 +153,7 @@ class Life(RuleBasedStateMachine):
             table = Run if whole else Job
             number = data.draw(st.sampled_from(db.scalars(sa.select(table.id).order_by(table.id)).all()))
             mine = Job.run_id == number if whole else Job.id == number
-            over = set(db.scalars(sa.select(Job.status).where(mine))) <= OVER
+            over = set(db.scalars(sa.select(Job.status).where(mine))) <= TERMINAL
             try:
                 (runs if whole else jobs).cancel(db, number)
             except Conflict:
@@ -174,7 +170,7 @@ class Life(RuleBasedStateMachine):
             now = {row.id: row for row in db.execute(sa.select(Job.__table__))}
         for job, was in self.before.items():
             assert now[job].status == was.status or now[job].status in _reachable(Status(was.status))
-            assert was.status not in OVER or now[job] == was
+            assert was.status not in TERMINAL or now[job] == was
         self.before = now
 
     @invariant()
@@ -237,7 +233,7 @@ def test_a_job_moves_as_the_table_says_and_nowhere_else(start, to, job):
 
 def test_the_table_names_every_status():
     assert MOVES.keys() == set(Status)
-    assert {Status.FINISHED, Status.FAILED, Status.CANCELLED} == OVER
+    assert {Status.FINISHED, Status.FAILED, Status.CANCELLED} == TERMINAL
     assert _reachable(Status.PENDING) >= set(Status) - {Status.PENDING}
 
 
@@ -262,7 +258,7 @@ def test_names_that_come_twice_get_numbers(names, taken, job):
     db, number = job
     db.execute(sa.delete(JobInput))
     file = db.scalar(sa.select(File.id))
-    jobs.take_inputs(db, number, [(file, name) for name in names])
+    jobs.add_inputs(db, number, [(file, name) for name in names])
     db.flush()
     kept = db.execute(sa.select(JobInput.number, JobInput.name).order_by(JobInput.number)).all()
     assert [tuple(each) for each in kept] == list(enumerate(taken, 1))
@@ -271,7 +267,8 @@ def test_names_that_come_twice_get_numbers(names, taken, job):
 def test_a_wish_to_stop_does_not_follow_a_job_that_is_queued_again(job):
     db, number = job
     [claim] = attempts.claim(db, "w", 1, 60)
-    attempt = SimpleNamespace(id=claim.attempt_id, job_id=number, number=1)
+    attempt = claim.fence
+    assert attempt == Fence(claim.attempt_id, number, 1) == db.get_one(Attempt, claim.attempt_id).fence
     assert attempts.beat(db, attempt, 60) is False
     jobs.cancel(db, number)
     assert attempts.beat(db, attempt, 60) is True
@@ -283,7 +280,7 @@ def test_every_mix_of_jobs_has_one_status():
     over = {Status.FINISHED, Status.FAILED, Status.CANCELLED}
     for length in range(1, len(Status) + 1):
         for present in map(set, itertools.combinations(Status, length)):
-            status = runs.derived(dict.fromkeys(present, 1) | dict.fromkeys(set(Status) - present, 0))
+            status = runs.status_of(dict.fromkeys(present, 1) | dict.fromkeys(set(Status) - present, 0))
             if not present <= over:
                 assert status == ("QUEUED" if present <= {Status.QUEUED, Status.PENDING} else "RUNNING")
             else:
@@ -298,9 +295,9 @@ def test_times_come_from_the_clock_of_the_database_in_the_order_of_events(db):
     runs.start(db, pipeline, [file])
     for _ in range(2):
         [claim] = attempts.claim(db, "w", 9, 60)
-        attempts.hand_in(db, db.get_one(Attempt, claim.attempt_id), SHA256, 0)
+        attempts.hand_in(db, claim.fence, SHA256, 0)
         made = [Output("o", SHA256, {}, "created")]
-        attempts.report(db, db.get_one(Attempt, claim.attempt_id), Report(Status.FINISHED, outputs=made))
+        attempts.report(db, claim.fence, Report(Status.FINISHED, outputs=made))
     after = db.scalar(sa.select(clock()))
     for table in Base.metadata.tables.values():
         for key in table.foreign_keys if "created" in table.c else ():

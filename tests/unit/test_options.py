@@ -64,8 +64,8 @@ def test_a_value_of_the_exact_type_and_within_bounds_fits(option, value):
         (Option("b", "bool"), "true", "Must be true or false."),
         (Option("b", "bool"), None, "Must be true or false."),
         (MODEL, "resnet", "Must be one of vgg16, custom."),
-        (MODEL, True, "Must be one of the values offered."),
-        (MODEL, {}, "Must be one of the values offered."),
+        (MODEL, True, "Must be one of the values of the enum."),
+        (MODEL, {}, "Must be one of the values of the enum."),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(option, value, text):
@@ -102,7 +102,7 @@ def test_null_stands_for_an_argument_left_out():
 def test_a_required_option_without_default_must_be_given(arguments):
     with pytest.raises(Invalid) as caught:
         check_arguments([Option("text", "str", required=True)], arguments)
-    assert caught.value.errors == [FieldError("arguments.text", "Must be given.")]
+    assert caught.value.errors == [FieldError("arguments.text", "Required.")]
 
 
 def test_a_required_option_with_a_default_is_filled_in():
@@ -126,9 +126,9 @@ def test_every_error_is_named_at_once():
     with pytest.raises(Invalid) as caught:
         check_arguments([COUNT, Option("text", "str", required=True)], {"colour": 1, "count": 0}, prefix="tasks.0")
     assert caught.value.errors == [
-        FieldError("tasks.0.colour", "No such option. The options are count, text."),
+        FieldError("tasks.0.colour", "Unknown option. The options are count, text."),
         FieldError("tasks.0.count", "Must be at least 1."),
-        FieldError("tasks.0.text", "Must be given."),
+        FieldError("tasks.0.text", "Required."),
     ]
 
 
@@ -136,4 +136,4 @@ def test_a_function_without_options_takes_no_arguments():
     assert check_arguments([], {}) == {}
     with pytest.raises(Invalid) as caught:
         check_arguments([], {"x": None})
-    assert caught.value.errors == [FieldError("arguments.x", "No such option. The function has no options.")]
+    assert caught.value.errors == [FieldError("arguments.x", "Unknown option. The function has no options.")]
