@@ -8,7 +8,7 @@ from typing import Any
 
 from mlapi.cli import settings_of
 from mlapi.database import Database
-from mlapi.execution.executors import LocalExecutor
+from mlapi.execution.executors.local import LocalExecutor
 from mlapi.execution.scheduler import Scheduler
 from mlapi.settings import SettingsError
 from mlapi.storage import store_from

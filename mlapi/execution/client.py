@@ -1,102 +1,57 @@
-"""The runner's way to its attempt over REST: calls that are repeated while the lease lasts, and the lease.
-
-Nothing here knows of processes or files of a job. Two threads never share a `Link`.
-"""
+"""The REST client of a runner. Requests are repeated until they are answered, as long as the lease lasts."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import json
-import threading
 import time
 from urllib.parse import urlsplit
+
+from mlapi.execution.errors import Damaged, NoResponse, Rejected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
+
+    from mlapi.execution.contract import Attempt, Report
+    from mlapi.execution.lease import Lease
 
 CHUNK = 256 * 1024
 TIMEOUT = 10.0
-"""Seconds that one step of a call may take: to connect, to send a chunk, to wait for the answer."""
+"""Seconds for one step of a request: to connect, to send a chunk, to wait for the response."""
 
 UPLOAD_TIMEOUT = 60.0
-"""The same for uploads: the server answers when a large file is safe on its disk."""
+"""The same for uploads: the server responds when a large file is safely on its disk."""
 
-FIRST_LEASE = 60.0
-"""Seconds to reach the server at all, before it has said how long the lease is."""
-
-OVER = frozenset({401, 403, 404, 409})
-"""Statuses that mean: this attempt is no longer ours."""
+ENDED = frozenset({401, 403, 404, 409})
+"""Statuses that mean that the attempt has ended, or belongs to another runner."""
 
 JSON, BYTES = "application/json", "application/octet-stream"
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+class Request:
+    """One request to the attempt. A callable body is called again for every repetition."""
+
+    __slots__ = ("body", "content_type", "length", "method", "path", "timeout")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Callable[[], Iterator[bytes]] = b"",
+        *,
+        content_type: str = JSON,
+        length: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.method, self.path, self.body = method, path, body
+        self.content_type, self.length, self.timeout = content_type, length, timeout
 
 
-def now() -> float:
-    """Return seconds that only go forward, on Linux also while the machine sleeps, as leases do."""
-    return time.clock_gettime(_CLOCK)
-
-
-class AttemptOver(Exception):
-    """The attempt is another's or no one's now: nothing more may be done or said for it."""
-
-
-class Refused(Exception):
-    """The server will never take what was sent; the message says why."""
-
-
-class Damaged(Exception):
-    """What was downloaded is not what was promised."""
-
-
-class Broken(Exception):
-    """There was no whole answer; the call may have had its effect."""
-
-
-class Lease:
-    """The time that is left to act for the attempt; each heartbeat that was answered renews it."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self.ended: str | None = None
-        self._lasts = FIRST_LEASE
-        self._until = now() + FIRST_LEASE
-
-    def set_length(self, seconds: float) -> None:
-        """Learn how long the server's lease is; ours ends earlier, so that there is time to kill."""
-        self._lasts = seconds - min(5.0, seconds / 4)
-
-    def renew(self, sent: float) -> None:
-        """Count anew from when the answered heartbeat was sent: the server's lease began no earlier."""
-        self._until = sent + self._lasts
-
-    def end(self, why: str) -> None:
-        """Let nothing more happen. A signal handler may call this: it takes no lock."""
-        if self.ended is None:
-            self.ended = why
-
-    def left(self) -> float:
-        """Seconds until the lease ends by itself, or none if it has ended."""
-        return 0.0 if self.ended else max(0.0, self._until - now())
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, by the server's word or by time."""
-        if self.left() <= 0:
-            self.end("No heartbeat was answered in time.")
-        return self.ended is not None
-
-    def check(self) -> None:
-        """Raise `AttemptOver` when it has ended."""
-        if self.over:
-            raise AttemptOver(self.ended)
-
-
-class Answer:
-    """What the server said: a status and, unless it went elsewhere, the body."""
+class Response:
+    """A response: its status, and its body unless that was written elsewhere."""
 
     __slots__ = ("body", "status")
 
@@ -104,251 +59,190 @@ class Answer:
         self.status, self.body = status, body
 
     @property
-    def good(self) -> bool:
-        """Whether the server did what it was asked."""
+    def successful(self) -> bool:
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
-    def json(self) -> dict[str, Any]:
-        """Return the body as an object, an empty one where it is none."""
+    def json(self) -> dict[str, object]:
+        """Return the JSON object in the body, or an empty one if there is none."""
         try:
-            said = json.loads(self.body)
+            document = json.loads(self.body)
         except ValueError:
             return {}
-        return said if isinstance(said, dict) else {}
+        return document if isinstance(document, dict) else {}
 
-    def words(self) -> str:
-        """Say what a problem document says, with the fields it names."""
+    def message(self) -> str:
+        """Return the message of a problem document, with its field errors."""
         problem = self.json()
-        words = str(problem.get("detail") or problem.get("title") or f"status {self.status}")
+        message = str(problem.get("detail") or problem.get("title") or f"status {self.status}")
         errors = problem.get("errors")
         fields = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-        named = [f"{error.get('name')}: {error.get('description')}" for error in fields]
-        return " ".join([words, "; ".join(named)]).strip()
+        details = [f"{error.get('name')}: {error.get('description')}" for error in fields]
+        return " ".join([message, "; ".join(details)]).strip()
 
 
-class Link:
-    """One connection that is kept open, and the calls of the attempt's contract over it."""
+class Download:
+    """The file that a response body is written to, with its size and SHA-256."""
+
+    def __init__(self, out: BinaryIO, limit: int, on_chunk: Callable[[], None]) -> None:
+        self._out, self._limit, self._on_chunk = out, limit, on_chunk
+        self.restart()
+
+    def restart(self) -> None:
+        """Discard what was written."""
+        self.size, self.digest = 0, hashlib.sha256()
+        self._out.seek(0)
+        self._out.truncate()
+
+    def write(self, chunk: bytes) -> None:
+        """Write a chunk, or raise `Damaged` beyond the expected size."""
+        self.size += len(chunk)
+        if self.size > self._limit:
+            raise Damaged
+        self.digest.update(chunk)
+        self._out.write(chunk)
+        self._on_chunk()
+
+
+class Client:
+    """One persistent connection, and the requests of the attempt contract over it. Threads must not share a client."""
 
     def __init__(self, url: str, token: str, lease: Lease) -> None:
         parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, blocksize=CHUNK)
+        https = parts.scheme == "https"
+        connection = http.client.HTTPSConnection if https else http.client.HTTPConnection
+        self._connection = connection(parts.hostname or "", parts.port, blocksize=CHUNK)
         self._path = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": f"{JSON}, */*"}
         self._lease = lease
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
+        """Close the connection. The next request opens another."""
         self._connection.close()
 
-    def attempt(self) -> dict[str, Any]:
-        """Fetch what the attempt is to do."""
-        return self.call("GET", "").json()
+    def attempt(self) -> Attempt:
+        """Return the attempt: what to run, and its limits."""
+        attempt: Attempt = json.loads(self.call(Request("GET", "")).body)
+        return attempt
 
-    def download(self, path: str, target: str, promised: dict[str, Any], alive: Callable[[], None]) -> None:
-        """Write what is at `path` to a new file, and raise `Damaged` unless it is what was promised.
+    def download(self, path: str, target: str, size: int, sha256: str, on_chunk: Callable[[], None]) -> None:
+        """Download `path` to a new file, or raise `Damaged` unless it has the given size and SHA-256.
 
-        `alive` is called with each chunk: a long download must not cost the lease.
+        `on_chunk` is called after every chunk, to renew the lease during a long download.
         """
         with open(target, "xb", buffering=0) as out:
-            seen = hashlib.sha256()
-            size = 0
-
-            def begin() -> None:
-                nonlocal seen, size
-                seen, size = hashlib.sha256(), 0
-                out.seek(0)
-                out.truncate()
-
-            def take(chunk: bytes) -> None:
-                nonlocal size
-                size += len(chunk)
-                if size > promised["size"]:
-                    raise Damaged
-                seen.update(chunk)
-                out.write(chunk)
-                alive()
-
-            self.call("GET", path, begin=begin, take=take)
-        if size != promised["size"] or seen.hexdigest() != promised["sha256"]:
+            download = Download(out, size, on_chunk)
+            self.call(Request("GET", path), download)
+        if download.size != size or download.digest.hexdigest() != sha256:
             raise Damaged
 
-    def append_log(self, offset: int, piece: bytes) -> int:
-        """Append to the log at `offset`; return where the server's log ends now, which may be elsewhere."""
-        answer = self._repeat("PUT", f"/log?offset={offset}", piece, BYTES)
-        said = answer.json().get("offset")
-        if answer.status == 409 and isinstance(said, int):
-            return said
-        self._judge(answer)
-        return said if isinstance(said, int) else offset + len(piece)
+    def append_log(self, offset: int, data: bytes) -> int:
+        """Append to the log at `offset`. Returns where the server's log ends, also if that is elsewhere."""
+        response = self._repeat(Request("PUT", f"/log?offset={offset}", data, content_type=BYTES), None)
+        end = response.json().get("offset")
+        if response.status == 409 and isinstance(end, int):
+            return end
+        self._check(response)
+        return end if isinstance(end, int) else offset + len(data)
 
-    def upload(self, opened: Callable[[], BinaryIO], size: int) -> str:
-        """Send a file of `size` bytes and return its sha256; each try opens it anew."""
+    def upload(self, open_file: Callable[[], BinaryIO], size: int) -> str:
+        """Upload a file of `size` bytes and return its SHA-256. Every repetition opens the file again."""
         digest = hashlib.sha256()
 
         def chunks() -> Iterator[bytes]:
             nonlocal digest
             digest = hashlib.sha256()
-            with opened() as source:
+            with open_file() as source:
                 while chunk := source.read(CHUNK):
                     digest.update(chunk)
                     yield chunk
 
-        said = self.call("POST", "/outputs", chunks, BYTES, length=size, timeout=UPLOAD_TIMEOUT).json()
-        if said.get("sha256") != digest.hexdigest():
-            raise Refused("it arrived damaged")
+        request = Request("POST", "/outputs", chunks, content_type=BYTES, length=size, timeout=UPLOAD_TIMEOUT)
+        if self.call(request).json().get("sha256") != digest.hexdigest():
+            raise Rejected("damaged in transfer")
         return digest.hexdigest()
 
-    def report(self, report: dict[str, Any]) -> None:
-        """Say how it ended; after this the attempt is over."""
-        self.call("POST", "/report", json.dumps(report, allow_nan=False).encode(), timeout=UPLOAD_TIMEOUT)
+    def report(self, report: Report) -> None:
+        """Report the result of the attempt, which ends it."""
+        body = json.dumps(report, allow_nan=False).encode()
+        self.call(Request("POST", "/report", body, timeout=UPLOAD_TIMEOUT))
 
-    def heartbeat(self, timeout: float) -> Answer:
-        """Say once that the runner lives; nothing is repeated."""
-        return self._once("POST", "/heartbeat", b"{}", JSON, timeout=timeout)
+    def call(self, request: Request, download: Download | None = None) -> Response:
+        """Repeat a request until it is answered, and return a successful response.
 
-    def call(self, method: str, path: str, body: Any = b"", kind: str = JSON, **options: Any) -> Answer:
-        """Repeat a call until it is answered, while the lease holds; return a good answer or raise."""
-        answer = self._repeat(method, path, body, kind, **options)
-        self._judge(answer)
-        return answer
+        Raises `AttemptOver` when the attempt or the lease ends, and `Rejected` for any other status.
+        """
+        response = self._repeat(request, download)
+        self._check(response)
+        return response
 
-    def _judge(self, answer: Answer) -> None:
-        """Raise what an answer that is not good means."""
-        if answer.status in OVER:
-            self._lease.end(answer.words())
+    def call_once(self, request: Request, download: Download | None = None) -> Response:
+        """Send a request once, or raise `NoResponse`. The body of a successful response goes to `download`, if any."""
+        headers = dict(self._headers)
+        if request.method != "GET":
+            headers["Content-Type"] = request.content_type
+        if request.length is not None:
+            headers["Content-Length"] = str(request.length)
+        response = self._send(request, headers)
+        if download is None or not 200 <= response.status < 300:
+            return Response(response.status, self._read(response, None))
+        download.restart()
+        while chunk := self._read(response, CHUNK):
+            download.write(chunk)
+        if response.length:
+            # http.client does not report a truncated body that is read in chunks.
+            self.close()
+            raise NoResponse
+        return Response(response.status, b"")
+
+    def _check(self, response: Response) -> None:
+        """Raise the error that an unsuccessful response means."""
+        if response.status in ENDED:
+            self._lease.end(response.message())
             self._lease.check()
-        if not answer.good:
-            raise Refused(answer.words())
+        if not response.successful:
+            raise Rejected(response.message())
 
-    def _repeat(self, method: str, path: str, body: Any, kind: str, **options: Any) -> Answer:
-        """Make a call until there is an answer that is not the server's own trouble."""
+    def _repeat(self, request: Request, download: Download | None) -> Response:
+        """Repeat a request until there is a response that is not a server error."""
         pause = 0.05
         while True:
             self._lease.check()
             try:
-                answer = self._once(method, path, body, kind, **options)
-                if answer.status < 500 and answer.status != 429:
-                    return answer
-            except Broken:
+                response = self.call_once(request, download)
+                if response.status < 500 and response.status != 429:
+                    return response
+            except NoResponse:
                 pass
-            time.sleep(min(pause, self._lease.left()))
+            time.sleep(min(pause, self._lease.remaining()))
             pause = min(pause * 2, 2.0)
 
-    def _once(
-        self,
-        method: str,
-        path: str,
-        body: bytes | Callable[[], Iterator[bytes]],
-        kind: str,
-        *,
-        length: int | None = None,
-        timeout: float = TIMEOUT,
-        begin: Callable[[], None] | None = None,
-        take: Callable[[bytes], None] | None = None,
-    ) -> Answer:
-        """Make a call once. The body of a good answer goes to `take`, after `begin`, where they are given."""
-        headers = dict(self._headers)
-        if method != "GET":
-            headers["Content-Type"] = kind
-        if length is not None:
-            headers["Content-Length"] = str(length)
-        response = self._send(method, self._path + path, body, headers, timeout)
-        if take is None or begin is None or not 200 <= response.status < 300:
-            return Answer(response.status, self._read(response, None))
-        begin()
-        while chunk := self._read(response, CHUNK):
-            take(chunk)
-        if response.length:
-            # http.client takes an early end for the end when it reads in pieces.
-            self.close()
-            raise Broken
-        return Answer(response.status, b"")
-
-    def _send(
-        self, method: str, path: str, body: Any, headers: dict[str, str], timeout: float
-    ) -> http.client.HTTPResponse:
-        """Send a request and return the beginning of its answer."""
+    def _send(self, request: Request, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """Send a request and return the start of its response."""
         connection = self._connection
-        connection.timeout = timeout
+        connection.timeout = request.timeout
         if connection.sock is not None:
-            connection.sock.settimeout(timeout)
+            connection.sock.settimeout(request.timeout)
         try:
             try:
-                connection.request(method, path, body() if callable(body) else body or None, headers)
+                body = request.body() if callable(request.body) else request.body or None
+                connection.request(request.method, self._path + request.path, body, headers)
             except ConnectionError:
-                # A server that refuses a body may say so and hang up before it has all of it.
+                # A server that rejects a body may respond and close the connection before it has read all of it.
                 if connection.sock is None:
                     raise
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Broken from error
+            raise NoResponse from error
         except BaseException:
             self.close()
             raise
 
     def _read(self, response: http.client.HTTPResponse, size: int | None) -> bytes:
-        """Read a part of an answer, or all that is left of it."""
+        """Read a chunk of a response body, or the rest of it."""
         try:
             return response.read(size)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Broken from error
-
-
-class Heart:
-    """What keeps the lease: a heartbeat at each interval, from its own thread while a function runs."""
-
-    def __init__(self, link: Link, lease: Lease, every: float) -> None:
-        self._link, self._lease, self._every = link, lease, every
-        self._due = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
-
-    def first(self, link: Link) -> None:
-        """Have the first heartbeat answered: before that, nobody knows whether the attempt is ours."""
-        sent = now()
-        answer = link.call("POST", "/heartbeat", b"{}")
-        self._heard(answer, sent)
-
-    def beat_if_due(self) -> None:
-        """Send a heartbeat if it is time, and raise `AttemptOver` if it is too late."""
-        if now() >= self._due:
-            self._beat()
-        self._lease.check()
-
-    def start(self) -> None:
-        """Beat in the background from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Beat no more; what is on its way may still be answered."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        while not self._lease.over and not self._stop.wait(max(0.0, self._due - now())):
-            self._beat()
-        self._link.close()
-
-    def _beat(self) -> None:
-        sent = now()
-        try:
-            answer = self._link.heartbeat(max(0.5, min(TIMEOUT, self._lease.left())))
-        except Broken:
-            self._due = now() + min(self._every, 0.5)
-            return
-        self._heard(answer, sent)
-
-    def _heard(self, answer: Answer, sent: float) -> None:
-        """Take in the answer to the heartbeat that was sent at `sent`."""
-        if answer.good:
-            self._lease.renew(sent)
-            self._due = sent + self._every
-            if answer.json().get("cancel") is True:
-                self._lease.cancelled = True
-        elif answer.status in OVER:
-            self._lease.end(answer.words())
-        else:
-            self._due = now() + min(self._every, 0.5)
+            raise NoResponse from error

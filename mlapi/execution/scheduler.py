@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from mlapi.database import Database
-from mlapi.execution.executors import Executor, Ticket
+from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
 from mlapi.resources.attempts import AttemptItem

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlapi.execution import executors
-from mlapi.execution.executors import LocalExecutor, Ticket
+from mlapi.execution.executors import local
+from mlapi.execution.executors.base import Ticket
+from mlapi.execution.executors.local import LocalExecutor
 from tests.unit.test_runner import SLEEPER, TOKEN, Server, alive, packed, wait_for
 
 
@@ -46,10 +47,10 @@ def executor(scratch):
     executor = LocalExecutor(2, scratch, sys.executable)
     yield executor
     executor.close()
-    for runner in executors._LEFT_ALONE:
+    for runner in local._DETACHED:
         runner.kill()
         runner.wait()
-    executors._LEFT_ALONE.clear()
+    local._DETACHED.clear()
 
 
 def ticket(server, number=7):
@@ -173,7 +174,7 @@ def test_cancelling_stops_the_function_and_leaves_the_report_to_others(executor,
 
 
 def test_a_runner_that_will_not_leave_is_killed_with_its_function(executor, make_server, monkeypatch):
-    monkeypatch.setattr(executors, "KILL_AFTER", 0.4)
+    monkeypatch.setattr(local, "KILL_AFTER", 0.4)
     server = make_server("tell([os.getppid(), os.getpid()]); time.sleep(60)")
     executor.submit(ticket(server))
     runner, function = noted(server)
@@ -208,7 +209,8 @@ def test_what_runs_goes_on_after_closing(executor, make_server):
 PARENT = """
 import sys, time
 from pathlib import Path
-from mlapi.execution.executors import LocalExecutor, Ticket
+from mlapi.execution.executors.base import Ticket
+from mlapi.execution.executors.local import LocalExecutor
 executor = LocalExecutor(2, Path(sys.argv[1]), sys.executable)
 executor.submit(Ticket(7, sys.argv[2], sys.stdin.readline().strip()))
 executor.poll()

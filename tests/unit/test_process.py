@@ -1,4 +1,4 @@
-"""A function's process and its folder, used by themselves."""
+"""The process of a function, used by itself."""
 
 import os
 import select
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlapi.execution import process
-from mlapi.execution.process import CannotStart, Child, Workspace, remove_tree
+from mlapi.execution.process import CannotStart, Child
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -113,8 +112,7 @@ def test_a_child_that_obeys_has_its_grace(start):
         "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(60)"
     )
     wait_for(child.read)
-    child.stop()
-    child.press()
+    child.terminate_group()
     wait_for(child.exited, 1)
     assert child.reap() == 5
     assert read_all(child) == "tidied\n"
@@ -125,11 +123,10 @@ def test_a_child_that_ignores_the_request_is_killed_after_the_grace(start):
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     )
     wait_for(child.read)
-    child.stop()
+    child.terminate_group()
     began = time.monotonic()
     while not child.exited():
-        child.stop()
-        child.press()
+        child.terminate_group()
         time.sleep(0.01)
     assert 0.4 < time.monotonic() - began < 1.5
     assert child.reap() == -signal.SIGKILL
@@ -155,7 +152,7 @@ def test_the_whole_group_is_killed(start):
     child = start(FORKS + "import time; time.sleep(60)")
     wait_for(lambda: select.select([child.output], [], [], 0)[0])
     other = int(child.read())
-    child.kill()
+    child.kill_group()
     wait_for(child.exited, 1)
     wait_for(lambda: not alive(other), 1)
 
@@ -166,8 +163,8 @@ def test_a_child_that_was_reaped_is_signalled_no_more(start, monkeypatch):
     child.reap()
     sent = []
     monkeypatch.setattr(os, "killpg", lambda *what: sent.append(what))
-    child.kill()
-    child.stop()
+    child.kill_group()
+    child.terminate_group()
     child.reap()
     assert sent == []
 
@@ -176,7 +173,7 @@ def test_the_end_is_seen_where_the_system_has_no_pidfd_and_no_waitid(start, monk
     monkeypatch.delattr(os, "pidfd_open")
     monkeypatch.delattr(os, "waitid")
     child = start("raise SystemExit(2)")
-    assert child.ending is None
+    assert child.pidfd is None
     wait_for(child.exited)
     assert child.reap() == 2
 
@@ -234,68 +231,3 @@ except ChildProcessError:
     assert last == "none", told.stderr
     assert len(pids) == 4
     assert not any(alive(int(pid)) for pid in pids)
-
-
-def test_a_workspace_is_private_and_leaves_nothing(tmp_path):
-    scratch = tmp_path / "made" / "scratch"
-    with Workspace(str(scratch)) as place:
-        made = sorted(str(path.relative_to(place.path)) for path in Path(place.path).rglob("*"))
-        assert made == ["job", "job/input", "job/output", "job/tmp", "module"]
-        assert Path(place.path).parent == scratch
-        assert Path(place.path).name.startswith("attempt-")
-        assert Path(place.path).stat().st_mode & 0o777 == 0o700
-    assert list(scratch.iterdir()) == []
-
-
-def test_workspaces_that_are_in_use_are_not_swept(tmp_path):
-    (tmp_path / "attempt-left").mkdir()
-    (tmp_path / "attempt-file").touch()
-    (tmp_path / "other").mkdir()
-    with Workspace(str(tmp_path)) as mine:
-        with Workspace(str(tmp_path)) as theirs:
-            assert mine.path != theirs.path
-        assert os.path.isdir(mine.output)
-        assert not (tmp_path / "attempt-left").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempt-file", "other"]
-
-
-def test_a_tree_is_removed_however_deep_and_however_locked(tmp_path, monkeypatch):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "kept").write_text("kept")
-    outside.chmod(0o755)
-    root = tmp_path / "root"
-    (root / "moved-1" / "x").mkdir(parents=True)
-    (root / "locked" / "inner").mkdir(parents=True)
-    (root / "locked" / "inner" / "file").touch()
-    (root / "link").symlink_to(outside)
-    (root / "locked" / "link").symlink_to(outside)
-    (root / f"moved-{os.getpid()}-0").mkdir()
-    os.mkfifo(root / "pipe")
-    (root / "locked" / "inner").chmod(0o000)
-    (root / "locked").chmod(0o500)
-    monkeypatch.chdir(root)
-    for _ in range(1500):
-        os.mkdir("down")
-        os.chdir("down")
-    monkeypatch.undo()
-    remove_tree(str(root))
-    assert not root.exists()
-    assert (outside / "kept").read_text() == "kept"
-    assert outside.stat().st_mode & 0o777 == 0o755
-
-
-def test_removing_gives_up_on_what_cannot_be_removed(tmp_path, monkeypatch):
-    (tmp_path / "root" / "stuck").mkdir(parents=True)
-    (tmp_path / "root" / "other").mkdir()
-    really = os.rmdir
-
-    def rmdir(path):
-        if path.endswith("stuck"):
-            raise PermissionError
-        really(path)
-
-    monkeypatch.setattr(process.os, "rmdir", rmdir)
-    remove_tree(str(tmp_path / "root"))
-    assert [path.name for path in (tmp_path / "root").iterdir()] == ["stuck"]
-    remove_tree(str(tmp_path / "absent"))

@@ -444,8 +444,8 @@ def test_a_flood_is_cut_at_the_limit_and_says_so(server, start):
     assert runner.report()["status"] == "FINISHED"
     assert len(server.log) <= 100_000
     text, last = server.log.decode().rstrip("\n").rsplit("\n", 1)
-    left_out = 160 * 65536 - len(text)
-    assert last == f"[mlapi] The log has a limit of 100000 bytes: {left_out} bytes were left out."
+    dropped = 160 * 65536 - len(text)
+    assert last == f"[mlapi] Log limit of 100000 bytes reached: {dropped} bytes dropped."
     assert text.startswith("a" * 65535 + "\n" + "b" * 20_000)
     assert len(server.log) > 99_980
 
@@ -533,7 +533,7 @@ def test_a_report_that_is_refused_becomes_a_failure(server, start):
     server.fault = fault
     report = start("leave()").report()
     assert report["status"] == "FAILED"
-    assert report["reason"] == "What the function left was refused: It is broken."
+    assert report["reason"] == "The report was rejected: It is broken."
 
 
 def test_an_output_that_is_refused_fails_the_job(server, start):
@@ -541,7 +541,7 @@ def test_an_output_that_is_refused_fails_the_job(server, start):
     report = start("leave(['big'])").report()
     assert (report["status"], report["reason"]) == (
         "FAILED",
-        "The output 'big' was refused: It is broken.",
+        "Output 'big' was rejected: It is broken.",
     )
 
 
@@ -562,26 +562,26 @@ def test_heartbeats_go_on_while_outputs_are_uploaded(server, start):
 def test_damaged_downloads_are_named(server, start):
     server.add_input("a.txt", b"content")
     server.contents[1] = b"CONTENT"
-    assert start("leave()").report()["reason"] == "Input 'a.txt' arrived damaged."
+    assert start("leave()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
 
 
 @pytest.mark.parametrize("content", [b"content and more", b"cont"])
 def test_a_download_of_another_size_is_damaged(server, start, content):
     server.add_input("a.txt", b"content")
     server.contents[1] = content
-    assert start("leave()").report()["reason"] == "Input 'a.txt' arrived damaged."
+    assert start("leave()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
 
 
 def test_a_damaged_module_is_not_run(server, start):
     server.version = "0" * 64
     runner = start("tell(1)")
-    assert runner.report()["reason"] == "The module 'sample' arrived damaged."
+    assert runner.report()["reason"] == "Module 'sample' was damaged in transfer."
     assert not runner.note.exists()
 
 
 def test_a_module_that_is_no_archive_is_not_run(server, start):
     report = start(b"no archive" * 100).report()
-    assert report["reason"].startswith("The module 'sample' cannot be unpacked: ")
+    assert report["reason"].startswith("Module 'sample' cannot be unpacked: ")
 
 
 def test_an_input_cannot_take_the_place_of_input_json(server, start):

@@ -1,0 +1,92 @@
+"""The log of an attempt on its way to the server."""
+
+from __future__ import annotations
+
+import threading
+
+from mlapi.execution.errors import AttemptOver, Rejected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlapi.execution.client import Client
+
+INTERVAL = 0.2
+"""Seconds between two uploads of the log."""
+
+CHUNK = 256 * 1024
+"""The maximum size of an upload in bytes."""
+
+
+class Log:
+    """A buffer of the log, which a background thread uploads.
+
+    Bytes over the limit are dropped. The last line, which is within the limit, gives their number.
+    """
+
+    def __init__(self, client: Client, limit: int) -> None:
+        self._client, self._limit = client, limit
+        self._pending = bytearray()
+        self._written = self._sent = self._offset = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    def start(self) -> None:
+        """Upload in the background from now on."""
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        """Append to the log. This never waits for the network."""
+        with self._changed:
+            self._pending += data[: max(0, self._limit - self._written)]
+            self._written += len(data)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Wait until the log is uploaded, or cannot be."""
+        with self._changed:
+            self._closing = True
+            if self._written > self._limit:
+                self._append_notice()
+            self._changed.notify()
+        self._thread.join()
+
+    def _notice(self, dropped: int) -> bytes:
+        text = f"\n[mlapi] Log limit of {self._limit} bytes reached: {dropped} bytes dropped.\n"
+        return text.encode()[: self._limit]
+
+    def _append_notice(self) -> None:
+        """Replace the last bytes, which were held back for it, by the notice of dropped bytes."""
+        kept = self._limit - len(self._notice(self._written))
+        self._pending = self._pending[: max(0, kept - self._sent)]
+        self._pending += self._notice(self._written - self._sent - len(self._pending))
+
+    def _run(self) -> None:
+        try:
+            while data := self._next():
+                self._upload(data)
+        except (AttemptOver, Rejected):
+            # The attempt is over, which the lease knows, or the server accepts no more of the log.
+            return
+
+    def _next(self) -> bytes:
+        """Wait for data and return it, or no data at the end of the log."""
+        # Until the end, enough bytes are held back for the longest notice.
+        sendable = self._limit - len(self._notice(10**15))
+        with self._changed:
+            if not self._closing and self._sent:
+                self._changed.wait_for(lambda: self._closing, INTERVAL)
+            self._changed.wait_for(lambda: self._closing or (self._pending and self._sent < sendable))
+            size = CHUNK if self._closing else min(CHUNK, sendable - self._sent)
+            return bytes(self._pending[:size])
+
+    def _upload(self, data: bytes) -> None:
+        """Upload data, and continue where the server's log ends."""
+        end = self._client.append_log(self._offset, data)
+        if end == self._offset:
+            raise Rejected("the server accepts no more of the log")
+        accepted = min(max(0, end - self._offset), len(data))
+        with self._changed:
+            del self._pending[:accepted]
+            self._sent += accepted
+        self._offset = end
