@@ -161,13 +161,15 @@ def test_cancelling_stops_the_function_and_leaves_the_report_to_others(executor,
     server = make_server(SLEEPER)
     executor.submit(ticket(server))
     pid = noted(server)
-    began = time.monotonic()
+    (runner,) = [process.pid for process in executor._running.values()]
+    os.kill(runner, signal.SIGSTOP)
     executor.cancel(7)
     executor.cancel(7)
     executor.cancel(8)
-    assert time.monotonic() - began < 0.1
+    # A stopped runner cannot obey, so none of these has waited for it.
+    assert alive(pid)
+    os.kill(runner, signal.SIGCONT)
     assert ended(executor) == 3
-    assert time.monotonic() - began < 2
     assert not alive(pid)
     assert server.reports == []
     executor.cancel(7)
@@ -183,8 +185,8 @@ def test_a_runner_that_will_not_leave_is_killed_with_its_function(executor, make
     executor.cancel(7)
     assert executor.poll() == {}
     assert ended(executor) == -signal.SIGKILL
-    assert 0.3 < time.monotonic() - began < 2
-    wait_for(lambda: not alive(function), 2)
+    assert time.monotonic() - began > 0.3
+    wait_for(lambda: not alive(function))
 
 
 def test_the_end_of_a_killed_runner_is_told(executor, make_server):
@@ -231,7 +233,7 @@ def test_when_the_scheduler_is_killed_the_idle_runner_leaves_and_the_others_fini
         (idle,) = set(runners(parent.pid)) - {working}
         parent.kill()
         parent.wait()
-        wait_for(lambda: not alive(idle), 2)
+        wait_for(lambda: not alive(idle))
         assert alive(working)
         wait_for(lambda: server.reports)
     assert server.reports[0]["status"] == "FINISHED"

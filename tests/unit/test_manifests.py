@@ -1,10 +1,9 @@
-"""Manifests are read strictly: what is wrong comes back by name, and what is hostile comes back fast."""
+"""Manifests are validated strictly: every error names its place, and hostile input costs little work."""
 
 import copy
 import json
 import os
-import sys
-import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +11,7 @@ import yaml
 from mlapi.archives.manifests import BadManifest, read
 from mlapi.models.manifests import Function
 from mlapi.models.options import Option
+from tests.work import count_calls
 
 MLSPLOIT = """
 display_name: Foolbox
@@ -140,7 +140,7 @@ def errors_of(folder):
     return dict(caught.value.errors)
 
 
-def test_a_manifest_of_mlsploit_is_read(folder):
+def test_an_mlsploit_manifest_is_read(folder):
     manifest = read(write(folder, MLSPLOIT, "mlsploit_module.yaml"))
     assert (manifest.display_name, manifest.tagline) == ("Foolbox", "Fool neural networks!")
     assert manifest.doctxt.endswith("fool neural networks.")
@@ -169,7 +169,7 @@ def test_a_manifest_of_mlsploit_is_read(folder):
     assert (second.options, second.output_tags, second.optional_filetypes) == ((), (), ())
 
 
-def test_a_manifest_of_our_own_says_more(folder):
+def test_an_mlapi_manifest_may_have_more_fields(folder):
     manifest = read(write(folder, OWN))
     assert manifest.command == ("./run", "--fast")
     assert manifest.icon_url is None
@@ -179,7 +179,7 @@ def test_a_manifest_of_our_own_says_more(folder):
     assert function.output_files == ("model.npz", "*.png")
 
 
-def test_yaml_as_others_write_it_says_the_same_as_json(folder, tmp_path_factory):
+def test_block_style_yaml_equals_json(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     assert read(write(folder, yaml.safe_dump(OWN))) == read(write(other, OWN))
 
@@ -187,7 +187,7 @@ def test_yaml_as_others_write_it_says_the_same_as_json(folder, tmp_path_factory)
 @pytest.mark.parametrize(
     ("given", "bounds"), [(..., (1, None)), (None, (1, None)), ({}, (1, None)), ({"minimum": 0}, (0, None))]
 )
-def test_a_function_takes_one_file_or_more_unless_it_says_otherwise(folder, given, bounds):
+def test_a_function_takes_one_file_or_more_by_default(folder, given, bounds):
     (function,) = read(write(folder, changed("functions.0.input_files", given))).functions
     assert (function.min_files, function.max_files) == bounds
 
@@ -227,7 +227,7 @@ def test_a_manifest_must_be_a_file(folder):
     assert errors_of(folder) == {"": "mlapi.yaml must be a regular file."}
 
 
-def test_what_is_our_own_is_unknown_in_a_manifest_of_mlsploit(folder):
+def test_mlapi_fields_are_unknown_in_an_mlsploit_manifest(folder):
     own = changed("functions.0.options.1.minimum", ...)
     errors = errors_of(write(folder, own, "mlsploit_module.yaml"))
     assert set(errors) == {
@@ -345,17 +345,17 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("path", "value", "text"), WRONG, ids=range(len(WRONG)))
-def test_each_rule_is_kept_by_name(folder, path, value, text):
+def test_every_rule_has_an_error_that_names_its_field(folder, path, value, text):
     errors = errors_of(write(folder, changed(path, value)))
     assert list(errors) == [path]
     assert text in errors[path]
 
 
-def test_a_default_is_held_to_the_bounds(folder):
+def test_a_default_must_be_within_the_bounds(folder):
     assert errors_of(write(folder, changed(f"{O}.0.minimum", 1))) == {f"{O}.0.default": "Must be at least 1."}
 
 
-def test_everything_wrong_is_named_at_once(folder):
+def test_all_errors_are_reported_at_once(folder):
     manifest = changed("tagline", 1)
     manifest["functions"].append({"name": "train", "doctxt": "", "options": [{"type": "enum", "default": 3}]})
     manifest["functions"][0]["options"][0] |= {"doctxt": 1, "default": "x", "maximum": 1, "minimum": 2}
@@ -383,8 +383,8 @@ def test_the_message_of_the_exception_has_every_error(folder):
         read(write(folder, changed("tagline", 1)))
 
 
-SLOWNESS = 5 if sys.gettrace() else 1
-"""How much longer things take while coverage is measured."""
+CALLS = 200_000
+"""Function calls that an invalid manifest may cost. The largest one allowed costs some 130000, a valid one 3000."""
 
 HEAD = "display_name: a\ntagline: b\ndoctxt: c\n"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -445,13 +445,24 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("text", "problem"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_yaml_is_refused_within_100_ms(folder, text, problem):
+def test_hostile_yaml_is_an_error_after_little_work(folder, text, problem):
     write(folder, text)
-    started = time.process_time()
-    errors = errors_of(folder)
-    assert time.process_time() - started < 0.1 * SLOWNESS
+    errors, calls = count_calls(lambda: errors_of(folder))
+    assert calls < CALLS
     assert len(errors) < 10
     assert problem in next(iter(errors.values()))
+
+
+def bytes_read():
+    """The number of bytes that this process has read."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_manifest_over_the_limit_is_not_read_to_its_end(folder):
+    write(folder, b"#" * 10_000_000)
+    before = bytes_read()
+    errors_of(folder)
+    assert bytes_read() - before < 1_000_000
 
 
 def test_errors_of_yaml_name_the_place(folder):
@@ -473,19 +484,19 @@ MANY = {
 
 
 @pytest.mark.parametrize("text", MANY.values(), ids=MANY)
-def test_a_manifest_with_thousands_of_errors_is_refused_fast(folder, text):
+def test_a_manifest_with_thousands_of_errors_costs_little_work(folder, text):
     write(folder, text)
-    started = time.process_time()
-    assert errors_of(folder)
-    assert time.process_time() - started < 0.3 * SLOWNESS
+    errors, calls = count_calls(lambda: errors_of(folder))
+    assert errors
+    assert calls < CALLS
 
 
-def test_errors_end_after_the_functions_that_have_200(folder):
+def test_no_further_function_is_validated_after_200_errors(folder):
     errors = errors_of(write(folder, MANY["200 functions"]))
     assert 200 < len(errors) < 300
 
 
-def test_errors_are_short_however_long_what_is_wrong(folder):
+def test_errors_are_short_whatever_the_size_of_the_input(folder):
     ((name, text),) = errors_of(write(folder, changed(f"{O}.0.type", "x" * 100_000))).items()
     assert len(text) <= 400
     ((name, text), *_) = errors_of(write(folder, {"k" * 100_000: 1})).items()
@@ -506,7 +517,7 @@ def test_errors_are_short_however_long_what_is_wrong(folder):
         ('"\\u00e9"', "é"),
     ],
 )
-def test_what_is_no_plain_value_stays_a_string(folder, written, value):
+def test_other_scalars_are_strings(folder, written, value):
     manifest = json.dumps(changed("doctxt", "DOCTXT")).replace('"DOCTXT"', written)
     assert read(write(folder, manifest)).doctxt == value
 
@@ -522,5 +533,5 @@ def test_numbers_are_read_as_in_json_and_yaml(folder, written, value):
     assert type(default) is float
 
 
-def test_a_byte_order_mark_is_no_error(folder):
+def test_a_byte_order_mark_is_allowed(folder):
     assert read(write(folder, b"\xef\xbb\xbf" + json.dumps(OWN).encode())).display_name == "Robustness"
