@@ -113,23 +113,13 @@ class Database:
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 
 
+Reader = Session | sa.Connection
+"""What reads from the database: both execute statements."""
+
+
 def writes(request: Any) -> bool:
     """Whether a request's transaction is pyramid_tm's to commit: GET and HEAD only read."""
     return request.method not in ("GET", "HEAD")
-
-
-def open_session(request: Any) -> Session | sa.Connection:
-    """What the request speaks to the database by.
-
-    For one that writes it is a session, joined to the request's transaction. For one that only reads it is a
-    connection, closed at the request's end: reads select columns and want no entities.
-    """
-    database: Database = request.registry.database
-    if "tm.active" not in request.environ:
-        connection = database.reading()
-        request.add_finished_callback(lambda _request: connection.close())
-        return connection
-    return database.writing(info={"tm": request.tm})
 
 
 def join(session: Session, _transaction: Any, _connection: Any) -> None:
@@ -140,15 +130,6 @@ def join(session: Session, _transaction: Any, _connection: Any) -> None:
     """
     if (tm := session.info.get("tm")) is not None:
         join_transaction(session, STATUS_CHANGED, tm)
-
-
-def pause(request: Any) -> None:
-    """End the request's transaction as it stands, to begin a new one at its next use.
-
-    For what takes long, as receiving a large body or hashing a password: SQLite has one writer at a time.
-    """
-    request.tm.abort()
-    request.tm.begin()
 
 
 def includeme(config: Any) -> None:
@@ -164,5 +145,3 @@ def includeme(config: Any) -> None:
     config.include("pyramid_tm")
     settings = config.registry.mlapi
     config.registry.database = Database(settings.database_url)
-    config.add_request_method(open_session, "db", reify=True)
-    config.add_request_method(pause, "pause_transaction")

@@ -1,15 +1,16 @@
-"""Who makes a request, and what that one may do.
+"""Authentication and authorization: identities, tokens, passwords and permissions.
 
-Users carry a bearer token that `pyramid_jwt` signs and reads; runners carry one that is good for a single
-attempt. A user is looked up at each request, since a token outlives its user. What an identity may do is asked
-of the ACLs in the tree.
+Users send a bearer token that `pyramid_jwt` signs and reads; a runner sends one that is good for a single attempt. A
+user is loaded at each request, since a token outlives its user. The ACLs of the tree say what an identity may do.
 """
+
+from __future__ import annotations
 
 import enum
 import functools
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import argon2
 import sqlalchemy as sa
@@ -17,24 +18,28 @@ from pyramid.authorization import ACLHelper, Authenticated, Everyone
 from pyramid.interfaces import ISecurityPolicy
 from pyramid.request import RequestLocalCache
 from pyramid_jwt import JWTAuthenticationPolicy
-from sqlalchemy.orm import Session
 from zope.interface import implementer
 
 from mlapi.errors import Invalid
 from mlapi.models import User
-from mlapi.settings import Settings
+from mlapi.models.users import Role
+
+if TYPE_CHECKING:
+    from mlapi.database import Reader
+    from mlapi.http.request import Request
+    from mlapi.settings import Settings
 
 ALGORITHM = "HS256"
 
 LEEWAY = 5
-"""Seconds by which the clocks of those who make and read tokens may differ."""
+"""Seconds by which the clocks of machines that make and read tokens may differ."""
 
 REMEMBERED = 1024
-"""Good tokens that a process remembers."""
+"""Verified tokens that a process remembers."""
 
 
 class Permission(enum.StrEnum):
-    """What one may be allowed to do with a resource."""
+    """What an ACL can allow an identity to do with a resource."""
 
     READ = "read"
     """See it and what it lists."""
@@ -43,46 +48,84 @@ class Permission(enum.StrEnum):
     REGISTER = "register"
     """Register and remove modules."""
     REPORT = "report"
-    """Speak for the attempt that it is: only its runner does."""
+    """Speak for an attempt, as its runner does."""
 
 
 class Use(enum.StrEnum):
-    """What a token is good for: its claim ``typ``. None is taken for another."""
+    """The purpose of a token: its claim ``typ``. No token is accepted for another purpose."""
 
     ACCESS = "access"
     REFRESH = "refresh"
     JOB = "job"
 
 
+CALLER: sa.BindParameter[int] = sa.bindparam("caller", type_=sa.BigInteger)
+"""The caller's id, in the conditions that say what it may see."""
+
+
 @dataclass(frozen=True)
-class Identity:
-    """A user, as the database knows him now, or the runner of an attempt."""
+class UserIdentity:
+    """A user, as the database has it now."""
 
     id: int
     name: str
     role: str
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the user is an administrator."""
+        return self.role == Role.ADMIN
+
     @functools.cached_property
     def principals(self) -> list[str]:
-        """What ACLs know this identity by; a runner is not `Authenticated`, only itself."""
-        if self.role == Use.JOB:
-            return [Everyone, f"attempt:{self.id}"]
+        """The names of this identity in ACLs."""
         return [Everyone, Authenticated, f"user:{self.name}", f"role:{self.role}"]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The value of `CALLER`."""
+        return {"caller": self.id}
+
+
+@dataclass(frozen=True)
+class RunnerIdentity:
+    """The runner of an attempt, which may speak for that attempt and do nothing else."""
+
+    attempt: int
+    role = "runner"
+
+    @property
+    def name(self) -> str:
+        """The name in logs."""
+        return f"attempt {self.attempt}"
+
+    @functools.cached_property
+    def principals(self) -> list[str]:
+        """The names of this identity in ACLs; `Authenticated` is not among them, since a runner is no user."""
+        return [Everyone, f"attempt:{self.attempt}"]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The value of `CALLER`."""
+        return {"caller": self.attempt}
+
+
+Identity = UserIdentity | RunnerIdentity
 
 
 class Tokens(JWTAuthenticationPolicy):
-    """pyramid_jwt's maker and reader of tokens, stricter about what it takes."""
+    """Makes and reads tokens: pyramid_jwt's codec, stricter about what it accepts."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key, algorithm=ALGORITHM, leeway=LEEWAY)
-        self._good: dict[str, dict[str, Any]] = {}
+        self._verified: dict[str, dict[str, Any]] = {}
 
     def make(self, subject: int, use: Use, lifetime: float) -> str:
-        """A token for the user or attempt of that number, good for `lifetime` seconds."""
+        """A token for the user or attempt of that id, good for `lifetime` seconds."""
         return str(self.create_token(str(subject), expiration=lifetime, typ=use))  # PyJWT takes no integer `sub`.
 
-    def read(self, request: Any, token: str, *uses: Use) -> tuple[int, Use] | None:
-        """Subject and use of a good token for one of these uses, or None."""
+    def read(self, request: Request, token: str, *uses: Use) -> tuple[int, Use] | None:
+        """The subject and use of a valid token for one of these uses, or None."""
         claims = self._claims(request, token)
         subject = claims.get("sub")
         if not (claims.keys() >= {"sub", "exp", "iat", "typ"} and claims["typ"] in uses):
@@ -91,20 +134,20 @@ class Tokens(JWTAuthenticationPolicy):
             return None
         return int(subject), Use(claims["typ"])
 
-    def _claims(self, request: Any, token: str) -> dict[str, Any]:
-        """The claims of a token whose signature and times are good, or none.
+    def _claims(self, request: Request, token: str) -> dict[str, Any]:
+        """The claims of a token whose signature and times are valid, or none.
 
-        A signature that was good once stays so, and checking it again at each request would take half the time of
-        one; the token's end is looked at each time.
+        A signature that was valid once stays so, and to verify it at each request would take half of the request's
+        time. The token's expiry is checked each time.
         """
-        claims = self._good.get(token)
+        claims = self._verified.get(token)
         if claims is None:
             claims = self.jwt_decode(request, token) if 0 < len(token) < 4096 else {}
             if not isinstance(claims.get("exp"), int):
                 return {}
-            if len(self._good) >= REMEMBERED:
-                self._good.clear()
-            self._good[token] = claims
+            if len(self._verified) >= REMEMBERED:
+                self._verified.clear()
+            self._verified[token] = claims
         return claims if claims["exp"] > time.time() - LEEWAY else {}
 
 
@@ -114,90 +157,89 @@ _USER = sa.select(_users.id, _users.name, _users.role).where(_users.id == sa.bin
 
 @implementer(ISecurityPolicy)
 class SecurityPolicy:
-    """Knows who asks by the bearer token, and asks the context's ACL what that one may do."""
+    """Identifies the caller by the bearer token; the ACLs of the tree say what it may do."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._acl = ACLHelper()
         self._identities = RequestLocalCache(self._load_identity)
 
-    def _load_identity(self, request: Any) -> Identity | None:
+    def _load_identity(self, request: Request) -> Identity | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        told = self._tokens.read(request, token.strip(), Use.ACCESS, Use.JOB)
-        if told is None:
+        claims = self._tokens.read(request, token.strip(), Use.ACCESS, Use.JOB)
+        if claims is None:
             return None
-        subject, use = told
+        subject, use = claims
         if use is Use.JOB:
-            return Identity(subject, f"attempt {subject}", Use.JOB)
-        row = request.db.execute(_USER, {"id": subject}).first()
-        return row and Identity(*row)
+            return RunnerIdentity(subject)
+        row = request.reader.execute(_USER, {"id": subject}).first()
+        return UserIdentity(*row) if row else None
 
-    def identity(self, request: Any) -> Identity | None:
-        """Who makes the request, or None."""
+    def identity(self, request: Request) -> Identity | None:
+        """The caller, or None."""
         return self._identities.get_or_create(request)  # type: ignore[no-any-return]
 
-    def authenticated_userid(self, request: Any) -> str | None:
-        """The name of who makes the request, or None."""
+    def authenticated_userid(self, request: Request) -> str | None:
+        """The name of the caller, or None."""
         identity = self.identity(request)
         return identity.name if identity else None
 
-    def permits(self, request: Any, context: Any, permission: str) -> Any:
-        """Whether the ACLs from `context` up to the root allow it."""
+    def permits(self, request: Request, context: object, permission: str) -> Any:
+        """Whether the ACLs from `context` up to the root grant the caller a permission."""
         identity = self.identity(request)
         return self._acl.permits(context, identity.principals if identity else [Everyone], permission)
 
-    def remember(self, request: Any, userid: str, **kw: Any) -> list[Any]:  # noqa: ARG002 - Pyramid's interface
-        """Nothing: clients keep their tokens themselves."""
+    def remember(self, request: Request, userid: str, **kw: Any) -> list[Any]:  # noqa: ARG002 - Pyramid's interface
+        """No header: clients keep their tokens."""
         return []
 
-    def forget(self, request: Any, **kw: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
-        """The header of an answer to who has not said who he is."""
+    def forget(self, request: Request, **kw: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
+        """The header of an answer to a request without an identity."""
         return [("WWW-Authenticate", 'Bearer realm="mlapi"')]
 
 
 class Passwords:
-    """argon2id hashes of passwords, at the cost that the settings say."""
+    """argon2id hashes of passwords, at the cost in the settings."""
 
     def __init__(self, settings: Settings) -> None:
-        self._least = settings.password_length
+        self._minimum = settings.password_length
         self._hasher = argon2.PasswordHasher(settings.password_rounds, settings.password_memory, 1)
 
     def hash(self, password: str) -> str:
-        """The hash to keep of a new password; raises `Invalid` for one that is too short or too long."""
-        if not self._least <= len(password) <= 256:
-            raise Invalid.field("password", f"Must have {self._least} to 256 characters.")
+        """The hash of a new password; raises `Invalid` for one that is too short or too long."""
+        if not self._minimum <= len(password) <= 256:
+            raise Invalid.field("password", f"Must have {self._minimum} to 256 characters.")
         return self._hasher.hash(password)
 
     @functools.cached_property
-    def _nobodys(self) -> str:
-        return self._hasher.hash("nobody's password")
+    def _placeholder(self) -> str:
+        return self._hasher.hash("the password of no user")
 
-    def fits(self, password_hash: str | None, password: str) -> bool:
-        """Whether a password is the one of a hash; where there is none (None), it takes as long to say no."""
+    def verify(self, password_hash: str | None, password: str) -> bool:
+        """Whether a password has this hash. Without a hash the answer is no, after the same time."""
         try:
-            self._hasher.verify(password_hash or self._nobodys, password)
+            self._hasher.verify(password_hash or self._placeholder, password)
         except argon2.exceptions.VerifyMismatchError:
             return False
         return password_hash is not None
 
 
-def log_in(request: Any, name: str, password: str) -> int | None:
+def authenticate(request: Request, name: str, password: str) -> int | None:
     """The id of the user with this name and password, or None."""
-    db: Session = request.db
-    row = db.execute(sa.select(User.id, User.password_hash).where(User.name == name)).first()
+    row = request.db.execute(sa.select(User.id, User.password_hash).where(User.name == name)).first()
     request.pause_transaction()  # Hashing takes a tenth of a second, in which others write.
-    return row.id if request.registry.passwords.fits(row and row.password_hash, password) and row else None
+    return row.id if request.passwords.verify(row and row.password_hash, password) and row else None
 
 
-def user_exists(db: Session, user: int) -> bool:
-    """Whether there is still a user of that id."""
+def user_exists(db: Reader, user: int) -> bool:
+    """Whether the user of an id still exists."""
     return db.execute(_USER, {"id": user}).first() is not None
 
 
 def includeme(config: Any) -> None:
-    """Set the security policy, and keep what makes tokens and hashes in the registry."""
+    """Set the security policy, and put tokens and passwords into the registry."""
     settings: Settings = config.registry.mlapi
     config.registry.tokens = Tokens(settings.secret_key)
     config.registry.passwords = Passwords(settings)

@@ -85,11 +85,11 @@ def _field_errors(error: manifests.BadManifest) -> Iterator[FieldError]:
         yield FieldError(f"manifest.{name}".rstrip("."), description)
 
 
-def spool(file: BinaryIO, limit: int, chunks: Iterable[bytes]) -> Blob:
-    """Write an uploaded archive to a file. Raises `TooLarge` beyond `limit` bytes."""
+def write_archive(file: BinaryIO, limit: int, chunks: Iterable[bytes]) -> None:
+    """Write an uploaded archive to a file. Raises `TooLarge` beyond `limit` bytes, `StorageFull` without space."""
     size = 0
     for chunk in chunks:
-        size += file.write(chunk)
+        with detect_full():
+            size += file.write(chunk)
         if size > limit:
             raise TooLarge(f"The archive is larger than {limit} bytes.")
-    return Blob("", size)

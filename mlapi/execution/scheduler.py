@@ -11,7 +11,7 @@ from mlapi.database import Database
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
-from mlapi.resources.attempts import AttemptItem
+from mlapi.resources import TREE
 from mlapi.security import Tokens, Use
 from mlapi.settings import Settings
 from mlapi.storage import BlobStore
@@ -95,7 +95,7 @@ class Scheduler:
 
     def _ticket(self, claim: attempts.Claim) -> Ticket:
         lifetime = (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
-        url = self._settings.url + AttemptItem.path.format(attempt=claim.attempt_id)
+        url = self._settings.url + TREE.path("attempt", {"attempt": claim.attempt_id})
         return Ticket(claim.attempt_id, url, self._tokens.make(claim.attempt_id, Use.JOB, lifetime))
 
     def _lose(self, attempt_id: int, why: str) -> None:

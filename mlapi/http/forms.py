@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, PushMultipartParser, parse_options_header
@@ -17,7 +17,7 @@ from mlapi.errors import Invalid, TooLarge
 from mlapi.file_names import plain_name
 from mlapi.http.bodies import Readable
 from mlapi.schemas.types import storable
-from mlapi.storage import CHUNK, Blob
+from mlapi.storage import CHUNK
 
 PARTS = 20
 """Maximum number of parts of a form with one file; a form of more files may have as many parts more."""
@@ -71,20 +71,23 @@ class Form:
         return PARTS - 1 + self.at_most
 
 
-class FormFile(NamedTuple):
-    """A file of a form: the name of its field, its file name, and the stored blob."""
+Content = TypeVar("Content")
+
+
+class FormFile(NamedTuple, Generic[Content]):
+    """A file of a form: the name of its field, its file name, and what its bytes were stored as."""
 
     field: str
     name: str
-    blob: Blob
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
-class FormData:
+class FormData(Generic[Content]):
     """The content of a form: its text fields by name, and its files in their order."""
 
     fields: dict[str, str]
-    files: list[FormFile]
+    files: list[FormFile[Content]]
 
 
 class Part(NamedTuple):
@@ -101,15 +104,15 @@ def read_form(
     body_file: Readable,
     content_type: str,
     content_length: int | None,
-    put: Callable[[Iterable[bytes]], Blob],
-) -> FormData:
+    put: Callable[[Iterable[bytes]], Content],
+) -> FormData[Content]:
     """Read a form whose files and text fields may come in any order; `put` stores a file from its chunks.
 
     Raises `BadForm` for broken syntax or too many parts or headers, `TooLarge` for an urlencoded form beyond its
     limit, and `Invalid` for a field that is unknown, missing, duplicate or not valid. Blobs that were stored
     before a later field was refused are left to the sweep.
     """
-    data = FormData({}, [])
+    data: FormData[Content] = FormData({}, [])
     with closing(_parts(form, body_file, content_type, content_length)) as parts:
         for part in parts:
             if part.name in form.files:

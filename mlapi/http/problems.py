@@ -16,7 +16,6 @@ from pyramid.security import forget
 from mlapi import errors as domain
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
-from mlapi.storage.local import FULL
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +102,11 @@ def write_problem(problem: Problem, _request: Request) -> Response:
     return response
 
 
-def writer_of(_request: Request) -> Writer:
-    """Return the writer for the problems of a request."""
-    return write_problem
+def writer_of(request: Request) -> Writer:
+    """Return the writer of the tree under whose prefix a request is, whether or not anything is found there."""
+    path = request.environ.get("PATH_INFO", "")
+    trees = [tree for tree in request.registry.trees if f"{path}/".startswith(f"{tree.prefix}/")]
+    return max(trees, key=lambda tree: len(tree.prefix)).writer if trees else write_problem
 
 
 def respond(error: Exception, request: Request) -> Response:
@@ -180,12 +181,6 @@ def _of_not_found(_error: http.HTTPNotFound, _request: Request) -> Problem:
     return Problem(404, "Not found.")
 
 
-def _of_os(error: OSError, request: Request) -> Problem:
-    if error.errno in FULL:
-        return Problem(507, "There is no room left to keep what was sent.")
-    return _of_unexpected(error, request)
-
-
 def _of_database(error: Exception, _request: Request) -> Problem:
     return _incident(error, 503, "Database unavailable. Retry later, or quote incident {number} when you report it.")
 
@@ -216,7 +211,6 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     http.HTTPUnauthorized: _of_unauthorized,
     http.HTTPForbidden: _of_forbidden,
     http.HTTPNotFound: _of_not_found,
-    OSError: _of_os,
     sqlalchemy.exc.OperationalError: _of_database,
     sqlalchemy.exc.TimeoutError: _of_database,
     Exception: _of_unexpected,

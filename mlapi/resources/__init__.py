@@ -13,7 +13,7 @@
     │   └── versions/{version}
     │       └── functions/{function}
     ├── attempts/{attempt}            …/heartbeat, …/log, …/module, …/inputs/{input}, …/outputs, …/report
-    └── files, pipelines, runs, jobs  search, of what the caller may see
+    └── files, pipelines, runs, jobs  search, of what the caller may see; …/{id} is the same item
 
 `children` of each class says what is under it; URL templates and the SELECT that finds a node come from that.
 """
@@ -24,13 +24,13 @@ from pyramid.authorization import Allow
 from pyramid.httpexceptions import HTTPNotFound
 
 from mlapi.resources.attempts import Attempts
-from mlapi.resources.auth import Auth, Refresh, Token
-from mlapi.resources.base import Node, must_be_known, place
+from mlapi.resources.auth import Auth
 from mlapi.resources.files import AllFiles
 from mlapi.resources.jobs import AllJobs
 from mlapi.resources.modules import Modules
 from mlapi.resources.pipelines import AllPipelines
 from mlapi.resources.runs import AllRuns
+from mlapi.resources.tree import Access, Node, Tree
 from mlapi.resources.users import Users
 from mlapi.security import Permission
 
@@ -38,6 +38,7 @@ from mlapi.security import Permission
 class Version1(Node):
     """The first version of the API."""
 
+    public = True
     children = {
         "auth": Auth,
         "users": Users,
@@ -57,29 +58,32 @@ class Api(Node):
 
 
 class Root(Node):
-    """Where every walk begins. Admins may do everything, but speak for no attempt."""
+    """The root. Administrators may do everything, but speak for no attempt."""
 
-    __acl__ = [(Allow, "role:admin", (Permission.READ, Permission.WRITE, Permission.REGISTER))]
+    public = True
     children = {"api": Api}
 
-    def __init__(self, request: Any) -> None:
-        super().__init__("", None, request)
+    @property
+    def __acl__(self) -> list[Access]:
+        """Administrators may do everything that users do, and register modules."""
+        return [(Allow, "role:admin", (Permission.READ, Permission.WRITE, Permission.REGISTER))]
 
 
-NODES = tuple(place(Root))
-"""Every class of the tree, parents first."""
+DOTS = frozenset({".", ".."})
+"""Segments of URLs that traversal takes for steps, never for keys."""
+
+TREE = Tree(Root)
+"""The tree of this application."""
 
 
-OPEN = (Root, Version1, Token, Refresh)
-"""Where anybody may come; elsewhere nobody is not even told what is there."""
-
-
-def arrive(event: Any) -> None:
-    """Load what a walk came to; what is not there, or not for the caller, is not found."""
-    context = event.request.context
+def load_context(event: Any) -> None:
+    """Load the end of a walk; what does not exist, or not for the caller, is not found."""
+    request, context = event.request, event.request.context
     if isinstance(context, Node):
-        if not isinstance(context, OPEN):
-            must_be_known(event.request)
+        if not context.public:
+            request.require_identity()
+        if not DOTS.isdisjoint((request.matchdict or {}).values()):
+            raise HTTPNotFound()
         try:
             context.load()
         except KeyError:
@@ -87,7 +91,6 @@ def arrive(event: Any) -> None:
 
 
 def includeme(config: Any) -> None:
-    """Make the tree the application's."""
-    config.set_root_factory(Root)
-    config.add_subscriber(arrive, "pyramid.events.ContextFound")
-    config.add_request_method(lambda request: request.application_url, "root_url", reify=True)
+    """Have the walks of requests end with a loaded context."""
+    config.set_root_factory(TREE)
+    config.add_subscriber(load_context, "pyramid.events.ContextFound")

@@ -1,6 +1,7 @@
-"""Attempts: the one branch of the tree in which runners live, each in its own."""
+"""Attempts: the branch of the tree in which runners live, each in its own."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict, cast
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow
@@ -8,66 +9,138 @@ from pyramid.authorization import Allow
 from mlapi.models import Attempt, File, Function, Job, JobInput, Module, ModuleVersion, Run, User
 from mlapi.models.attempts import Fence
 from mlapi.models.jobs import Status
-from mlapi.resources.base import Collection, Item, Node, must_be_known
-from mlapi.resources.jobs import JobItem
-from mlapi.security import Permission, Use
+from mlapi.resources.fields import Field, Fields
+from mlapi.resources.items import Collection, Condition, Item
+from mlapi.resources.tree import Access, Linker, Part, Url
+from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 
-attempts, jobs, runs, users = (each.__table__.c for each in (Attempt, Job, Run, User))
-functions, versions, modules = (each.__table__.c for each in (Function, ModuleVersion, Module))
+attempts, jobs, runs, users = Attempt.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
+functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
 inputs, files = JobInput.__table__.c, File.__table__.c
 
 
-class Heartbeat(Node):
-    """Where a runner says that it lives, and hears whether to stop."""
+class InputDocument(TypedDict):
+    """An input file of a job, as its runner downloads it."""
+
+    number: int
+    name: str
+    tags: dict[str, Any]
+    sha256: str
+    size: int
+    content: Url
 
 
-class AttemptLog(Node):
-    """Where a runner sends the log as it grows."""
+class ArchiveDocument(TypedDict):
+    """The code that an attempt runs: a version of a module."""
+
+    name: str
+    version: str
+    size: int
+    archive: Url
 
 
-class Outputs(Node):
-    """Where a runner uploads what the function made."""
+class AttemptDocument(TypedDict):
+    """An attempt: all that its runner needs to know."""
+
+    url: Url
+    job: Url
+    number: int
+    status: str
+    worker: str
+    function: str
+    arguments: dict[str, Any]
+    command: list[str]
+    timeout: float
+    heartbeat: float
+    lease: float
+    log_limit: int
+    module: ArchiveDocument
+    inputs: list[InputDocument]
 
 
-class Report(Node):
-    """Where a runner says how it ended."""
+class Heartbeat(Part["AttemptItem"]):
+    """The heartbeat of a runner, which renews the lease."""
 
 
-class ModuleArchive(Node):
-    """The code that the attempt runs, for as long as it does."""
+class AttemptLog(Part["AttemptItem"]):
+    """The log of the attempt, which its runner sends as it grows."""
+
+
+class Outputs(Part["AttemptItem"]):
+    """Uploads of what the function made."""
+
+
+class Report(Part["AttemptItem"]):
+    """The report of how the attempt ended."""
+
+
+class ModuleArchive(Part["AttemptItem"]):
+    """The code that the attempt runs, while it does."""
 
     def load(self) -> None:
-        """Raise KeyError where the attempt is not there, or over."""
-        attempt: Any = self.__parent__
-        if attempt.row.status != Status.RUNNING:
+        """Raise KeyError unless the attempt runs."""
+        if self.item.row.status != Status.RUNNING:
             raise KeyError(self.__name__)
 
 
-class InputItem(Item):
-    """The bytes of one of the job's input files, for as long as the attempt runs."""
+def visible_attempts(identity: Identity) -> Condition:
+    """Administrators see every attempt, runners their own."""
+    match identity:
+        case UserIdentity(is_admin=True):
+            return sa.true()
+        case RunnerIdentity():
+            return attempts.id == CALLER
+        case _:
+            return sa.false()
+
+
+class InputItem(Item[InputDocument, InputDocument]):
+    """An input file of the attempt's job, while the attempt runs."""
 
     key = "input"
-    columns = (inputs.number, inputs.name, files.sha256, files.size, files.tags)
-    source = sa.join(JobInput.__table__, File.__table__, inputs.file_id == files.id)
+    fields = Fields(
+        Field(inputs.number, sort=True),
+        Field(inputs.name),
+        Field(files.sha256),
+        Field(files.size),
+        Field(files.tags),
+        Field(attempts.id, "attempt", shown=False),
+    )
+    source = sa.join(JobInput.__table__, File.__table__, inputs.file_id == files.id).join(
+        Attempt.__table__, inputs.job_id == attempts.job_id
+    )
     by = inputs.number
-    within = sa.and_(inputs.job_id == attempts.job_id, attempts.status == Status.RUNNING)
+    within = attempts.status == Status.RUNNING
+
+    @classmethod
+    def visible(cls, identity: Identity) -> Condition:
+        """The inputs of the attempts that the caller may see."""
+        return visible_attempts(identity)
+
+    @classmethod
+    def describe(cls, row: Any, link: Linker) -> InputDocument:
+        """An input, with a link to its bytes."""
+        return {
+            "number": row.number,
+            "name": row.name,
+            "tags": row.tags,
+            "sha256": row.sha256,
+            "size": row.size,
+            "content": link("input", attempt=row.attempt, input=row.number),
+        }
 
 
-class Inputs(Collection):
+class Inputs(Collection[InputItem]):
     """The input files of the attempt's job."""
 
     item = InputItem
-    order = inputs.number
+    order = "number"
     newest_first = False
-    mine = inputs.job_id
-
-    def scope(self) -> dict[str, Any]:
-        """The attempt's job."""
-        return {"parent": self.__parent__.row.job_id}  # type: ignore[union-attr]
+    tied_by = attempts.id
 
 
-class AttemptItem(Item):
-    """One try at a job. All that its runner may do in the service is below here."""
+class AttemptItem(Item[AttemptDocument, AttemptDocument]):
+    """One try at a job, with all that its runner may do in the service below it."""
 
     key = "attempt"
     children = {
@@ -78,22 +151,22 @@ class AttemptItem(Item):
         "module": ModuleArchive,
         "inputs": Inputs,
     }
-    columns = (
-        attempts.id,
-        attempts.job_id,
-        attempts.number,
-        attempts.status,
-        attempts.worker,
-        jobs.run_id,
-        jobs.arguments,
-        jobs.timeout,
-        runs.pipeline_id,
-        users.name.label("owner"),
-        functions.name.label("function"),
-        versions.digest,
-        versions.size,
-        versions.command,
-        modules.name.label("module"),
+    fields = Fields(
+        Field(attempts.id, shown=False, sort=True),
+        Field(attempts.job_id, "job"),
+        Field(attempts.number),
+        Field(attempts.status),
+        Field(attempts.worker),
+        Field(jobs.run_id, shown=False),
+        Field(jobs.arguments),
+        Field(jobs.timeout),
+        Field(runs.pipeline_id, shown=False),
+        Field(users.name, "owner", shown=False),
+        Field(functions.name, "function"),
+        Field(versions.digest, "version", shown=False),
+        Field(versions.size, shown=False),
+        Field(versions.command),
+        Field(modules.name, "module"),
     )
     source = (
         sa.join(Attempt.__table__, Job.__table__, attempts.job_id == jobs.id)
@@ -105,23 +178,28 @@ class AttemptItem(Item):
     )
     by = attempts.id
 
+    @classmethod
+    def visible(cls, identity: Identity) -> Condition:
+        """Administrators see every attempt, runners their own."""
+        return visible_attempts(identity)
+
     @property
-    def __acl__(self) -> list[Any]:
+    def __acl__(self) -> list[Access]:
+        """The runner may read and report."""
         return [(Allow, f"attempt:{self.value}", (Permission.READ, Permission.REPORT))]
 
     @property
     def fence(self) -> Fence:
-        """The fence of the writes of this attempt's runner."""
-        return Fence(self.row.id, self.row.job_id, self.row.number)
+        """What the rules of jobs know an attempt by."""
+        return Fence(id=self.row.id, job_id=self.row.job, number=self.row.number)
 
-    def __json__(self, request: Any) -> dict[str, Any]:
-        row, settings = self.row, request.registry.mlapi
-        url = self.link(request, attempt=row.id)
-        job = JobItem.link(request, user=row.owner, pipeline=row.pipeline_id, run=row.run_id, job=row.job_id)
-        module = {"name": row.module, "version": row.digest, "size": row.size, "archive": f"{url}/module"}
+    def document(self) -> AttemptDocument:
+        """The attempt, with the settings of its lease and links to its module and inputs."""
+        row, settings = self.row, self.request.settings
+        url = self.link("attempt", attempt=row.id)
         return {
             "url": url,
-            "job": job,
+            "job": self.link("job", user=row.owner, pipeline=row.pipeline_id, run=row.run_id, job=row.job),
             "number": row.number,
             "status": row.status,
             "worker": row.worker,
@@ -132,37 +210,17 @@ class AttemptItem(Item):
             "heartbeat": settings.job_heartbeat,
             "lease": settings.job_lease,
             "log_limit": settings.log_limit,
-            "module": module,
-            "inputs": [_input(each, url) for each in self.inputs()],
+            "module": {"name": row.module, "version": row.version, "size": row.size, "archive": Url(f"{url}/module")},
+            "inputs": list(self.inputs()),
         }
 
-    def inputs(self) -> list[Any]:
-        """The rows of the job's input files, by number."""
-        collection = self["inputs"]
-        assert isinstance(collection, Inputs)  # noqa: S101 - tells the type checker what `children` says
-        return collection.page(limit=100_000)[0]
+    def inputs(self) -> Sequence[InputDocument]:
+        """The input files of the attempt's job, by number."""
+        collection = cast("Inputs", self["inputs"])
+        return collection.describe(collection.page(limit=100_000)[0])
 
 
-def _input(row: Any, attempt: str) -> dict[str, Any]:
-    return {
-        "number": row.number,
-        "name": row.name,
-        "tags": row.tags,
-        "sha256": row.sha256,
-        "size": row.size,
-        "content": f"{attempt}/inputs/{row.number}",
-    }
-
-
-class Attempts(Collection):
-    """The attempts; a runner sees its own, an admin any."""
+class Attempts(Collection[AttemptItem]):
+    """Attempts. A runner sees its own, administrators all."""
 
     item = AttemptItem
-
-    def read_key(self, name: str) -> int:
-        """The id of an attempt that the caller may see."""
-        identity = must_be_known(self.request)
-        key = int(super().read_key(name))
-        if identity.role != "admin" and (identity.role != Use.JOB or identity.id != key):
-            raise KeyError(name)
-        return key

@@ -1,19 +1,23 @@
-"""Where tokens are had."""
+"""Tokens: obtain, refresh."""
 
-from mlapi.resources.base import Node
+from mlapi.resources.tree import Node
 
 
 class Refresh(Node):
-    """Where a refresh token is changed for new tokens."""
+    """Exchange of a refresh token for new tokens."""
+
+    public = True
 
 
 class Token(Node):
-    """Where a name and a password are changed for tokens."""
+    """Exchange of a name and a password for tokens."""
 
+    kind = "token"
+    public = True
     children = {"refresh": Refresh}
 
 
 class Auth(Node):
-    """What one does before one is known."""
+    """Authentication."""
 
     children = {"token": Token}

@@ -1,38 +1,58 @@
-"""Files of a user, and everybody's files."""
+"""Files of a user, and files across owners."""
 
+import datetime
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import File, Job, Run, User
-from mlapi.resources.base import Collection, Everyones, Item, Node
+from mlapi.models.files import Kind
+from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
+from mlapi.resources.tree import Linker, Part, Url
 
-files, jobs, runs, users = (each.__table__.c for each in (File, Job, Run, User))
+files, jobs, runs, users = File.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
 
 
-class FileContent(Node):
+class FileDocument(TypedDict):
+    """A file."""
+
+    id: int
+    url: Url
+    name: str
+    kind: str
+    size: int
+    sha256: str
+    tags: dict[str, Any]
+    created: datetime.datetime
+    content: Url
+    parent: Url | None
+    job: Url | None
+
+
+class FileContent(Part["FileItem"]):
     """The bytes of a file."""
 
 
-class FileItem(Item):
-    """A file: a blob with a name, tags, and where it came from."""
+class FileItem(OwnedItem[FileDocument, FileDocument]):
+    """A file: a blob with a name, tags, and its origin."""
 
     key = "file"
     children = {"content": FileContent}
-    columns = (
-        files.id,
-        files.name,
-        files.sha256,
-        files.size,
-        files.kind,
-        files.tags,
-        files.parent_id,
-        files.job_id,
-        files.created,
-        jobs.run_id,
-        runs.pipeline_id,
-        users.name.label("owner"),
+    fields = Fields(
+        Field(files.id, sort=True),
+        Field(files.name, filter=Filter.LISTS),
+        Field(files.sha256, filter=Filter.LISTS),
+        Field(files.size),
+        Field(files.kind, filter=Filter.LISTS, choices=Kind),
+        Field(files.tags),
+        Field(files.parent_id, "parent"),
+        Field(files.job_id, "job", filter=Filter.LISTS),
+        Field(files.created),
+        Field(jobs.run_id, shown=False),
+        Field(runs.pipeline_id, shown=False),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
     )
     source = (
         sa.join(File.__table__, User.__table__, files.owner_id == users.id)
@@ -41,14 +61,12 @@ class FileItem(Item):
     )
     by = files.id
     within = files.owner_id == users.id
+    owner = files.owner_id
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
+    def describe(cls, row: Any, link: Linker) -> FileDocument:
         """A file, with links to its bytes, its parent and the job that made it."""
-        from mlapi.resources.jobs import JobItem
-
-        url = cls.link(request, user=row.owner, file=row.id)
-        made_by = {"pipeline": row.pipeline_id, "run": row.run_id, "job": row.job_id}
+        url = link("file", user=row.owner, file=row.id)
         return {
             "id": row.id,
             "url": url,
@@ -58,46 +76,30 @@ class FileItem(Item):
             "sha256": row.sha256,
             "tags": row.tags,
             "created": row.created,
-            "content": f"{url}/content",
-            "parent": row.parent_id and cls.link(request, user=row.owner, file=row.parent_id),
-            "job": row.job_id and JobItem.link(request, user=row.owner, **made_by),
+            "content": Url(f"{url}/content"),
+            "parent": link("file", user=row.owner, file=row.parent) if row.parent else None,
+            "job": link("job", user=row.owner, pipeline=row.pipeline_id, run=row.run_id, job=row.job)
+            if row.job
+            else None,
         }
 
-    def links_to(self, holders: Iterable[Any]) -> list[str]:
-        """The URLs of runs and jobs `(pipeline, run, job or None)` that are the same user's as this file."""
-        from mlapi.resources.jobs import JobItem
-
-        user = self.keys["user"]
+    def links_to(self, holders: Iterable[Any]) -> list[Url]:
+        """The URLs of the runs and jobs `(pipeline, run, job or None)` that hold this file, its owner's all."""
         return [
-            (JobItem if job else JobItem.holder).link(self.request, user=user, pipeline=pipeline, run=run, job=job)
+            self.link("job" if job else "run", user=self.row.owner, pipeline=pipeline, run=run, job=job)
             for pipeline, run, job in holders
         ]
 
 
-FILTERS = {
-    "kind": lambda bound: files.kind == bound,
-    "name": lambda bound: files.name == bound,
-    "sha256": lambda bound: files.sha256 == bound,
-    "job": lambda bound: files.job_id == bound,
-}
-
-
-class Files(Collection):
+class Files(Collection[FileItem]):
     """The files of a user, newest first."""
 
     item = FileItem
-    mine = files.owner_id
-    filters = FILTERS
-
-    @property
-    def owner(self) -> int:
-        """The id of the user whose files these are."""
-        return int(self.__parent__.id)  # type: ignore[union-attr]
+    tied_by = files.owner_id
 
 
-class AllFiles(Everyones):
+class AllFiles(AcrossOwners[FileItem]):
     """The files that the caller may see, newest first."""
 
+    kind = "files"
     item = FileItem
-    mine = files.owner_id
-    filters = {**FILTERS, "owner": lambda bound: users.name == bound}

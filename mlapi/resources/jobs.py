@@ -1,62 +1,101 @@
-"""Jobs of a run, and everybody's jobs."""
+"""Jobs of a run, and jobs across owners."""
 
-from typing import Any
+import datetime
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import (
-    Attempt,
-    File,
-    Function,
-    Job,
-    JobInput,
-    JobParent,
-    Module,
-    ModuleVersion,
-    Pipeline,
-    Run,
-    User,
-)
-from mlapi.resources.base import Collection, Everyones, Item, Node
-from mlapi.resources.files import FileItem
-from mlapi.resources.modules import VersionFunction
-from mlapi.resources.tasks import TaskItem
+from mlapi.models import Attempt, File, Function, Job, JobInput, JobParent, Module, ModuleVersion, Run, User
+from mlapi.models.jobs import Status
+from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
+from mlapi.resources.tree import Linker, Part, Url
 
-jobs, runs, pipelines, users = (each.__table__.c for each in (Job, Run, Pipeline, User))
-functions, versions, modules = (each.__table__.c for each in (Function, ModuleVersion, Module))
+jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
+functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
+parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, File.__table__.c
 
 
-class JobLog(Node):
-    """The log of a job's present attempt."""
+class JobSummary(TypedDict):
+    """A job in a list."""
+
+    id: int
+    url: Url
+    run: Url
+    position: int
+    function: Url
+    status: str
+    reason: str | None
+    attempt: int
+    created: datetime.datetime
+    queued: datetime.datetime | None
+    started: datetime.datetime | None
+    ended: datetime.datetime | None
 
 
-class JobCancel(Node):
-    """Where one asks for a job to stop."""
+class JobDocument(JobSummary):
+    """A job."""
+
+    task: Url | None
+    after: list[Url]
+    arguments: dict[str, Any]
+    timeout: float | None
+    cancel_requested: bool
+    inputs: list[Url]
+    outputs: list[Url]
+    metrics: dict[str, Any]
+    log: Url
 
 
-class JobItem(Item):
+class JobLog(Part["JobItem"]):
+    """The log of a job's current attempt."""
+
+
+class JobCancel(Part["JobItem"]):
+    """The cancellation of a job."""
+
+
+def _linked(relation: str, linked: Any, order: Any, job: Any) -> Any:
+    name: Any = sa.literal_column(f"'{relation}'").label("relation")
+    return sa.select(name, linked.label("linked"), order.label("position")).where(job == sa.bindparam("job"))
+
+
+_links = sa.union_all(
+    _linked("after", parents.parent_id, parents.parent_id, parents.job_id),
+    _linked("inputs", inputs.file_id, inputs.number, inputs.job_id),
+    _linked("outputs", outputs.id, outputs.id, outputs.job_id),
+).subquery()
+_LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
+"""What a job is linked with: the jobs before it, its inputs and its outputs, each in order."""
+
+
+class JobItem(OwnedItem[JobSummary, JobDocument]):
     """A job: one task in one run."""
 
     key = "job"
     children = {"log": JobLog, "cancel": JobCancel}
-    columns = (
-        jobs.id,
-        jobs.run_id,
-        jobs.position,
-        jobs.status,
-        jobs.reason,
-        jobs.attempt,
-        jobs.created,
-        jobs.queued,
-        jobs.started,
-        jobs.ended,
-        runs.pipeline_id,
-        users.name.label("owner"),
-        functions.name.label("function"),
-        versions.digest,
-        modules.name.label("module"),
+    fields = Fields(
+        Field(jobs.id, sort=True),
+        Field(jobs.run_id, "run"),
+        Field(jobs.position),
+        Field(jobs.status, filter=Filter.LISTS, choices=Status),
+        Field(jobs.reason),
+        Field(jobs.attempt),
+        Field(jobs.created),
+        Field(jobs.queued),
+        Field(jobs.started),
+        Field(jobs.ended),
+        Field(runs.pipeline_id, shown=False),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(functions.name, "function", filter=Filter.ACROSS_OWNERS),
+        Field(versions.digest, "version", shown=False),
+        Field(modules.name, "module", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(jobs.task_id, "task", detail=True),
+        Field(jobs.arguments, detail=True),
+        Field(jobs.metrics, detail=True),
+        Field(jobs.timeout, detail=True),
+        Field(jobs.cancel_requested, detail=True),
     )
-    details = (jobs.task_id, jobs.arguments, jobs.metrics, jobs.timeout, jobs.cancel_requested)
     source = (
         sa.join(Job.__table__, Run.__table__, jobs.run_id == runs.id)
         .join(User.__table__, jobs.owner_id == users.id)
@@ -66,115 +105,66 @@ class JobItem(Item):
     )
     by = jobs.id
     within = jobs.run_id == runs.id
+    owner = jobs.owner_id
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A job without its arguments and files, as in a list."""
-        # Unpacked at once: a list has a hundred of these, and looking up each column by name takes longer than SQL.
-        (
-            number,
-            run_number,
-            position,
-            status,
-            reason,
-            attempt,
-            created,
-            queued,
-            started,
-            ended,
-            pipeline,
-            owner,
-            function,
-            version,
-            module,
-        ) = row[: len(cls.columns)]
-        run = cls.holder.link(request, user=owner, pipeline=pipeline, run=run_number)
+    def describe(cls, row: Any, link: Linker) -> JobSummary:
+        """A job without its arguments and files."""
+        run = link("run", user=row.owner, pipeline=row.pipeline_id, run=row.run)
         return {
-            "id": number,
-            "url": f"{run}/jobs/{number}",
+            "id": row.id,
+            "url": Url(f"{run}/jobs/{row.id}"),
             "run": run,
-            "position": position,
-            "function": VersionFunction.link(request, module=module, version=version, function=function),
-            "status": status,
-            "reason": reason,
-            "attempt": attempt,
-            "created": created,
-            "queued": queued,
-            "started": started,
-            "ended": ended,
+            "position": row.position,
+            "function": link("versioned function", module=row.module, version=row.version, function=row.function),
+            "status": row.status,
+            "reason": row.reason,
+            "attempt": row.attempt,
+            "created": row.created,
+            "queued": row.queued,
+            "started": row.started,
+            "ended": row.ended,
         }
 
-    def __json__(self, request: Any) -> dict[str, Any]:
-        row = self.row
-        described = self.describe(row, request)
-        here = {"user": row.owner, "pipeline": row.pipeline_id}
-        found: dict[str, list[int]] = {"after": [], "inputs": [], "outputs": []}
-        for relation, linked in request.db.execute(_LINKED, {"job": row.id}):
-            found[relation].append(linked)
-        siblings = described["run"] + "/jobs/"
-        return described | {
-            "task": row.task_id and TaskItem.link(request, **here, task=row.task_id),
-            "after": [f"{siblings}{linked}" for linked in found["after"]],
+    def document(self) -> JobDocument:
+        """The job, with links to the jobs before it and to its files."""
+        row, link = self.row, self.link
+        linked: dict[str, list[int]] = {"after": [], "inputs": [], "outputs": []}
+        for relation, key in self.request.reader.execute(_LINKED, {"job": row.id}):
+            linked[relation].append(key)
+        summary = self.describe(row, link)
+        task = row.task and link("task", user=row.owner, pipeline=row.pipeline_id, task=row.task)
+        return {
+            **summary,
+            "task": task,
+            "after": [Url(f"{summary['run']}/jobs/{job}") for job in linked["after"]],
             "arguments": row.arguments,
             "timeout": row.timeout,
             "cancel_requested": row.cancel_requested,
-            "inputs": [FileItem.link(request, user=row.owner, file=linked) for linked in found["inputs"]],
-            "outputs": [FileItem.link(request, user=row.owner, file=linked) for linked in found["outputs"]],
+            "inputs": [link("file", user=row.owner, file=file) for file in linked["inputs"]],
+            "outputs": [link("file", user=row.owner, file=file) for file in linked["outputs"]],
             "metrics": row.metrics,
-            "log": described["url"] + "/log",
+            "log": Url(f"{summary['url']}/log"),
         }
 
     @property
     def current_attempt(self) -> int | None:
         """The id of the attempt whose log is the job's, or None before the first."""
         query = sa.select(Attempt.id).where(Attempt.job_id == self.id, Attempt.number == self.row.attempt)
-        return self.request.db.scalar(query)  # type: ignore[no-any-return]
+        attempt: int | None = self.request.reader.scalar(query)
+        return attempt
 
 
-def _linked(relation: str, linked: Any, order: Any, mine: Any) -> Any:
-    condition = mine == sa.bindparam("job")
-    return sa.select(sa.literal_column(f"'{relation}'").label("relation"), linked.label("linked"), order).where(
-        condition
-    )
-
-
-_order = "position"
-_links = sa.union_all(
-    _linked(
-        "after",
-        JobParent.__table__.c.parent_id,
-        JobParent.__table__.c.parent_id.label(_order),
-        JobParent.__table__.c.job_id,
-    ),
-    _linked(
-        "inputs",
-        JobInput.__table__.c.file_id,
-        JobInput.__table__.c.number.label(_order),
-        JobInput.__table__.c.job_id,
-    ),
-    _linked("outputs", File.__table__.c.id, File.__table__.c.id.label(_order), File.__table__.c.job_id),
-).subquery()
-_LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
-"""What a job is linked with: the jobs before it, its inputs and its outputs, each in order."""
-
-
-class Jobs(Collection):
+class Jobs(Collection[JobItem]):
     """The jobs of a run, in the order of their tasks."""
 
     item = JobItem
     newest_first = False
-    mine = jobs.run_id
-    filters = {"status": lambda bound: jobs.status == bound}
+    tied_by = jobs.run_id
 
 
-class AllJobs(Everyones):
+class AllJobs(AcrossOwners[JobItem]):
     """The jobs that the caller may see, newest first."""
 
+    kind = "jobs"
     item = JobItem
-    mine = jobs.owner_id
-    filters = {
-        "status": lambda bound: jobs.status == bound,
-        "owner": lambda bound: users.name == bound,
-        "module": lambda bound: modules.name == bound,
-        "function": lambda bound: functions.name == bound,
-    }

@@ -1,37 +1,112 @@
 """Modules, their versions, and the functions that each version offers."""
 
-from typing import Any
+import datetime
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import Function, Module, ModuleVersion
 from mlapi.models.modules import NEWEST
-from mlapi.resources.base import Collection, Item
-from mlapi.security import Permission
+from mlapi.resources.fields import Field, Fields
+from mlapi.resources.items import Condition, Document, Item, Named, Summary
+from mlapi.resources.tree import Access, Linker, Url
+from mlapi.security import Identity, Permission
 
-modules, versions, functions = (each.__table__.c for each in (Module, ModuleVersion, Function))
+modules, versions, functions = Module.__table__.c, ModuleVersion.__table__.c, Function.__table__.c
 
 
-class OfferedFunction(Item):
-    """A function of a module: its options, the files it takes, the tags it puts."""
+class FileCount(TypedDict):
+    """How many files a function takes."""
+
+    minimum: int
+    maximum: int | None
+
+
+class FunctionDocument(TypedDict):
+    """A function of a module. Its `url` names the version, so that it means the same for ever."""
+
+    name: str
+    url: Url
+    module: Url
+    version: Url
+    doctxt: str
+    options: list[dict[str, Any]]
+    creates_new_files: bool
+    modifies_input_files: bool
+    expected_filetype: str
+    optional_filetypes: list[str]
+    output_tags: list[dict[str, Any]]
+    input_files: FileCount
+    output_files: list[str]
+
+
+class VersionDocument(TypedDict):
+    """A version of a module."""
+
+    version: str
+    url: Url
+    number: int
+    module: Url
+    size: int
+    display_name: str
+    tagline: str
+    doctxt: str
+    icon_url: str | None
+    command: list[str]
+    created: datetime.datetime
+    functions: Url
+
+
+class ModuleDocument(TypedDict):
+    """A module, as its newest version describes it."""
+
+    name: str
+    url: Url
+    display_name: str
+    tagline: str
+    doctxt: str
+    icon_url: str | None
+    created: datetime.datetime
+    version: Url
+    versions: Url
+    functions: Url
+
+
+class RegisteredModule(ModuleDocument):
+    """A module and the version that was registered."""
+
+    registered: Url
+
+
+class PublicItem(Item[Summary, Document]):
+    """An item that every caller may see."""
+
+    @classmethod
+    def visible(cls, identity: Identity) -> Condition:  # noqa: ARG003 - of no matter here
+        """Every row."""
+        return sa.true()
+
+
+class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
+    """A function of a module: its options, the files it takes, the tags it sets."""
 
     key = "function"
-    columns = (
-        functions.id,
-        functions.name,
-        functions.doctxt,
-        functions.options,
-        functions.creates_new_files,
-        functions.modifies_input_files,
-        functions.expected_filetype,
-        functions.optional_filetypes,
-        functions.output_tags,
-        functions.min_files,
-        functions.max_files,
-        functions.output_files,
-        versions.digest,
-        modules.name.label("module"),
+    fields = Fields(
+        Field(functions.id, shown=False, sort=True),
+        Field(functions.name),
+        Field(functions.doctxt),
+        Field(functions.options),
+        Field(functions.creates_new_files),
+        Field(functions.modifies_input_files),
+        Field(functions.expected_filetype),
+        Field(functions.optional_filetypes),
+        Field(functions.output_tags),
+        Field(functions.min_files, shown=False),
+        Field(functions.max_files, shown=False),
+        Field(functions.output_files),
+        Field(versions.digest, "version"),
+        Field(modules.name, "module"),
     )
     source = sa.join(Function.__table__, ModuleVersion.__table__, functions.version_id == versions.id).join(
         Module.__table__, versions.module_id == modules.id
@@ -39,13 +114,13 @@ class OfferedFunction(Item):
     by = functions.name
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A function; its URL names the version, so that it means the same for ever."""
-        version = VersionItem.link(request, module=row.module, version=row.digest)
+    def describe(cls, row: Any, link: Linker) -> FunctionDocument:
+        """A function."""
+        version = link("version", module=row.module, version=row.version)
         return {
             "name": row.name,
-            "url": f"{version}/functions/{row.name}",
-            "module": ModuleItem.link(request, module=row.module),
+            "url": Url(f"{version}/functions/{row.name}"),
+            "module": link("module", module=row.module),
             "version": version,
             "doctxt": row.doctxt,
             "options": row.options,
@@ -59,81 +134,72 @@ class OfferedFunction(Item):
         }
 
 
-class VersionFunction(OfferedFunction):
+class VersionFunction(ModuleFunction):
     """A function of one version of a module."""
 
+    kind = "versioned function"
     within = functions.version_id == versions.id
 
 
-class FunctionItem(OfferedFunction):
+class FunctionItem(ModuleFunction):
     """A function of the newest version of a module."""
 
+    kind = "function"
     within = functions.version_id == NEWEST
 
 
-class Named(Collection):
-    """A collection whose items are known by name."""
-
-    def read_key(self, name: str) -> str:
-        """Any name may be one; NUL is in none, and PostgreSQL refuses to look for it."""
-        if "\0" in name:
-            raise KeyError(name)
-        return name
-
-
-class VersionFunctions(Named):
+class VersionFunctions(Named[VersionFunction]):
     """The functions of one version of a module."""
 
     item = VersionFunction
-    order = functions.id
     newest_first = False
-    mine = functions.version_id
+    tied_by = functions.version_id
 
 
-class Functions(Named):
+class Functions(Named[FunctionItem]):
     """The functions of the newest version of a module."""
 
     item = FunctionItem
-    order = functions.id
     newest_first = False
-    mine = functions.version_id
+    tied_by = functions.version_id
 
-    def scope(self) -> dict[str, Any]:
-        """The newest version, by its id."""
-        return {"parent": self.__parent__.row.version_id}  # type: ignore[union-attr]
+    @property
+    def parent_key(self) -> Any:
+        """The id of the newest version."""
+        return self.parent.row.version_id
 
 
-class VersionItem(Item):
+class VersionItem(PublicItem[VersionDocument, VersionDocument]):
     """A version of a module, known by the SHA-256 of its canonical archive."""
 
     key = "version"
     children = {"functions": VersionFunctions}
-    columns = (
-        versions.id,
-        versions.number,
-        versions.digest,
-        versions.size,
-        versions.display_name,
-        versions.tagline,
-        versions.doctxt,
-        versions.icon_url,
-        versions.command,
-        versions.created,
-        modules.name.label("module"),
+    fields = Fields(
+        Field(versions.id, shown=False, sort=True),
+        Field(versions.number),
+        Field(versions.digest, "version"),
+        Field(versions.size),
+        Field(versions.display_name),
+        Field(versions.tagline),
+        Field(versions.doctxt),
+        Field(versions.icon_url),
+        Field(versions.command),
+        Field(versions.created),
+        Field(modules.name, "module"),
     )
     source = sa.join(ModuleVersion.__table__, Module.__table__, versions.module_id == modules.id)
     by = versions.digest
     within = versions.module_id == modules.id
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A version, with links to its functions."""
-        url = cls.link(request, module=row.module, version=row.digest)
+    def describe(cls, row: Any, link: Linker) -> VersionDocument:
+        """A version, with a link to its functions."""
+        url = link("version", module=row.module, version=row.version)
         return {
-            "version": row.digest,
+            "version": row.version,
             "url": url,
             "number": row.number,
-            "module": ModuleItem.link(request, module=row.module),
+            "module": link("module", module=row.module),
             "size": row.size,
             "display_name": row.display_name,
             "tagline": row.tagline,
@@ -141,41 +207,40 @@ class VersionItem(Item):
             "icon_url": row.icon_url,
             "command": row.command,
             "created": row.created,
-            "functions": f"{url}/functions",
+            "functions": Url(f"{url}/functions"),
         }
 
 
-class Versions(Named):
+class Versions(Named[VersionItem]):
     """The versions of a module, newest first."""
 
     item = VersionItem
-    order = versions.id
-    mine = versions.module_id
+    tied_by = versions.module_id
 
 
-class ModuleItem(Item):
-    """A module, described as its newest version describes it."""
+class ModuleItem(PublicItem[ModuleDocument, ModuleDocument]):
+    """A module, as its newest version describes it."""
 
     key = "module"
     children = {"functions": Functions, "versions": Versions}
-    columns = (
-        modules.id,
-        modules.name,
-        modules.created,
-        versions.id.label("version_id"),
-        versions.digest,
-        versions.display_name,
-        versions.tagline,
-        versions.doctxt,
-        versions.icon_url,
+    fields = Fields(
+        Field(modules.id, shown=False, sort=True),
+        Field(modules.name),
+        Field(modules.created),
+        Field(versions.id, "version_id", shown=False),
+        Field(versions.digest, "version"),
+        Field(versions.display_name),
+        Field(versions.tagline),
+        Field(versions.doctxt),
+        Field(versions.icon_url),
     )
     source = sa.join(Module.__table__, ModuleVersion.__table__, versions.id == NEWEST)
     by = modules.name
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
+    def describe(cls, row: Any, link: Linker) -> ModuleDocument:
         """A module, with links to its newest version, all versions, and functions."""
-        url = cls.link(request, module=row.name)
+        url = link("module", module=row.name)
         return {
             "name": row.name,
             "url": url,
@@ -184,15 +249,19 @@ class ModuleItem(Item):
             "doctxt": row.doctxt,
             "icon_url": row.icon_url,
             "created": row.created,
-            "version": VersionItem.link(request, module=row.name, version=row.digest),
-            "versions": f"{url}/versions",
-            "functions": f"{url}/functions",
+            "version": link("version", module=row.name, version=row.version),
+            "versions": Url(f"{url}/versions"),
+            "functions": Url(f"{url}/functions"),
         }
 
 
-class Modules(Named):
-    """The modules; every user may read them, admins register them."""
+class Modules(Named[ModuleItem]):
+    """Modules. Every user may read them, administrators register them."""
 
-    __acl__ = [(Allow, Authenticated, Permission.READ)]
+    kind = "modules"
     item = ModuleItem
-    order = modules.id
+
+    @property
+    def __acl__(self) -> list[Access]:
+        """Every user may read."""
+        return [(Allow, Authenticated, (Permission.READ,))]

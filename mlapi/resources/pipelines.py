@@ -1,64 +1,73 @@
-"""Pipelines of a user, and everybody's pipelines."""
+"""Pipelines of a user, and pipelines across owners."""
 
-from typing import Any
+import datetime
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import Pipeline, User
-from mlapi.resources.base import Collection, Everyones, Item
+from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.runs import Runs
 from mlapi.resources.tasks import Tasks
+from mlapi.resources.tree import Linker, Url
 
-pipelines, users = (each.__table__.c for each in (Pipeline, User))
+pipelines, users = Pipeline.__table__.c, User.__table__.c
 
 
-class PipelineItem(Item):
+class PipelineDocument(TypedDict):
+    """A pipeline."""
+
+    id: int
+    url: Url
+    name: str
+    enabled: bool
+    created: datetime.datetime
+    tasks: Url
+    runs: Url
+
+
+class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
     """A pipeline: tasks in order, under a name."""
 
     key = "pipeline"
     children = {"tasks": Tasks, "runs": Runs}
-    columns = (pipelines.id, pipelines.name, pipelines.enabled, pipelines.created, users.name.label("owner"))
+    fields = Fields(
+        Field(pipelines.id, sort=True),
+        Field(pipelines.name, filter=Filter.LISTS),
+        Field(pipelines.enabled, filter=Filter.LISTS),
+        Field(pipelines.created),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+    )
     source = sa.join(Pipeline.__table__, User.__table__, pipelines.owner_id == users.id)
     by = pipelines.id
     within = pipelines.owner_id == users.id
+    owner = pipelines.owner_id
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
+    def describe(cls, row: Any, link: Linker) -> PipelineDocument:
         """A pipeline, with links to its tasks and runs."""
-        url = cls.link(request, user=row.owner, pipeline=row.id)
+        url = link("pipeline", user=row.owner, pipeline=row.id)
         return {
             "id": row.id,
             "url": url,
             "name": row.name,
             "enabled": row.enabled,
             "created": row.created,
-            "tasks": f"{url}/tasks",
-            "runs": f"{url}/runs",
+            "tasks": Url(f"{url}/tasks"),
+            "runs": Url(f"{url}/runs"),
         }
 
 
-FILTERS = {
-    "name": lambda bound: pipelines.name == bound,
-    "enabled": lambda bound: pipelines.enabled == bound,
-}
-
-
-class Pipelines(Collection):
+class Pipelines(Collection[PipelineItem]):
     """The pipelines of a user, newest first."""
 
     item = PipelineItem
-    mine = pipelines.owner_id
-    filters = FILTERS
-
-    @property
-    def owner(self) -> int:
-        """The id of the user whose pipelines these are."""
-        return int(self.__parent__.id)  # type: ignore[union-attr]
+    tied_by = pipelines.owner_id
 
 
-class AllPipelines(Everyones):
+class AllPipelines(AcrossOwners[PipelineItem]):
     """The pipelines that the caller may see, newest first."""
 
+    kind = "pipelines"
     item = PipelineItem
-    mine = pipelines.owner_id
-    filters = {**FILTERS, "owner": lambda bound: users.name == bound}

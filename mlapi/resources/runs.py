@@ -1,93 +1,115 @@
-"""Runs of a pipeline, and everybody's runs."""
+"""Runs of a pipeline, and runs across owners."""
 
-from typing import Any
+import datetime
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
+from mlapi.database import Reader
 from mlapi.models import Pipeline, Run, RunFile, User, runs
 from mlapi.models.jobs import TERMINAL
-from mlapi.resources.base import Collection, Everyones, Item, Node
-from mlapi.resources.files import FileItem
+from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.jobs import Jobs
+from mlapi.resources.tree import Linker, Part, Url
 
-table, pipelines, users = (each.__table__.c for each in (Run, Pipeline, User))
-
-
-class RunCancel(Node):
-    """Where one asks for a run to stop."""
+table, pipelines, users = Run.__table__.c, Pipeline.__table__.c, User.__table__.c
 
 
-class RunItem(Item):
+class Progress(TypedDict):
+    """How far a run is: its number of jobs, how many are over, and how many are in each status."""
+
+    jobs: int
+    over: int
+    statuses: dict[str, int]
+
+
+class RunSummary(TypedDict):
+    """A run in a list."""
+
+    id: int
+    url: Url
+    pipeline: Url
+    created: datetime.datetime
+    jobs: Url
+    status: str
+    progress: Progress
+
+
+class RunDocument(RunSummary):
+    """A run."""
+
+    files: list[Url]
+
+
+class RunCancel(Part["RunItem"]):
+    """The cancellation of a run."""
+
+
+class RunItem(OwnedItem[RunSummary, RunDocument]):
     """A run: a pipeline as it was, over files."""
 
     key = "run"
     children = {"jobs": Jobs, "cancel": RunCancel}
-    columns = (table.id, table.pipeline_id, table.task_count, table.created, users.name.label("owner"))
+    fields = Fields(
+        Field(table.id, sort=True),
+        Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
+        Field(table.task_count, shown=False),
+        Field(table.created),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+    )
     source = sa.join(Run.__table__, User.__table__, table.owner_id == users.id)
     by = table.id
     within = table.pipeline_id == pipelines.id
+    owner = table.owner_id
 
-    @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A run without its status, which takes a look at its jobs."""
-        here = {"user": row.owner, "pipeline": row.pipeline_id}
-        url = cls.link(request, **here, run=row.id)
-        return {
-            "id": row.id,
-            "url": url,
-            "pipeline": cls.holder.link(request, **here),
-            "created": row.created,
-            "jobs": f"{url}/jobs",
-        }
-
-    def __json__(self, request: Any) -> dict[str, Any]:
+    def document(self) -> RunDocument:
+        """The run, with links to its files."""
+        [summary] = summaries([self.row], self.link, self.request.reader)
         query = sa.select(RunFile.file_id).where(RunFile.run_id == self.id).order_by(RunFile.position)
-        files = [FileItem.link(request, user=self.row.owner, file=file) for file in request.db.scalars(query)]
-        return _with_status([self.row], request)[0] | {"files": files}
+        files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
+        return {**summary, "files": files}
 
 
-def _with_status(rows: list[Any], request: Any) -> list[dict[str, Any]]:
-    """Runs with their status and progress, all counted by one statement."""
-    counts = runs.statuses(request.db, [row.id for row in rows])
-    return [
-        RunItem.describe(row, request)
-        | {"status": runs.status_of(counts[row.id]), "progress": progress(counts[row.id], row.task_count)}
-        for row in rows
-    ]
+def summaries(rows: Sequence[Any], link: Linker, reader: Reader) -> list[RunSummary]:
+    """Runs with their status and progress, counted by one statement for all of them."""
+    counts = runs.statuses(reader, [row.id for row in rows])
+    return [summary(row, counts[row.id], link) for row in rows]
 
 
-def progress(counts: dict[str, int], total: int) -> dict[str, Any]:
-    """How far a run is: its number of jobs, how many are over, and how many are in each status."""
+def summary(row: Any, counts: dict[str, int], link: Linker) -> RunSummary:
+    """A run, with its number of jobs in each status."""
+    url = link("run", user=row.owner, pipeline=row.pipeline, run=row.id)
     over = sum(count for status, count in counts.items() if status in TERMINAL)
-    return {"jobs": total, "over": over, "statuses": counts}
+    return {
+        "id": row.id,
+        "url": url,
+        "pipeline": link("pipeline", user=row.owner, pipeline=row.pipeline),
+        "created": row.created,
+        "jobs": Url(f"{url}/jobs"),
+        "status": runs.status_of(counts),
+        "progress": {"jobs": row.task_count, "over": over, "statuses": counts},
+    }
 
 
-class Runs(Collection):
+class Runs(Collection[RunItem]):
     """The runs of a pipeline, newest first."""
 
     item = RunItem
-    mine = table.pipeline_id
+    tied_by = table.pipeline_id
 
-    def describe(self, rows: list[Any]) -> list[dict[str, Any]]:
+    def describe(self, rows: Sequence[Any]) -> list[RunSummary]:
         """The runs of a page with their status."""
-        return _with_status(rows, self.request)
-
-    @property
-    def pipeline(self) -> int:
-        """The id of the pipeline whose runs these are."""
-        return int(self.__parent__.id)  # type: ignore[union-attr]
+        return summaries(rows, self.link, self.request.reader)
 
 
-class AllRuns(Everyones):
+class AllRuns(AcrossOwners[RunItem]):
     """The runs that the caller may see, newest first."""
 
+    kind = "runs"
     item = RunItem
-    mine = table.owner_id
-    filters = {
-        "owner": lambda bound: users.name == bound,
-        "pipeline": lambda bound: table.pipeline_id == bound,
-    }
 
-    def describe(self, rows: list[Any]) -> list[dict[str, Any]]:
+    def describe(self, rows: Sequence[Any]) -> list[RunSummary]:
         """The runs of a page with their status."""
-        return _with_status(rows, self.request)
+        return summaries(rows, self.link, self.request.reader)

@@ -1,33 +1,49 @@
 """Tasks of a pipeline."""
 
-from typing import Any
+import datetime
+from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import Function, Module, ModuleVersion, Pipeline, Task, User
-from mlapi.resources.base import Collection, Item
-from mlapi.resources.modules import VersionFunction
+from mlapi.resources.fields import Field, Fields
+from mlapi.resources.items import Collection, OwnedItem
+from mlapi.resources.tree import Linker, Url
 
-tasks, pipelines, users = (each.__table__.c for each in (Task, Pipeline, User))
-functions, versions, modules = (each.__table__.c for each in (Function, ModuleVersion, Module))
+tasks, pipelines, users = Task.__table__.c, Pipeline.__table__.c, User.__table__.c
+functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
 
 
-class TaskItem(Item):
+class TaskDocument(TypedDict):
+    """A task. `after` is null for a task that follows the task before it."""
+
+    id: int
+    url: Url
+    pipeline: Url
+    position: int
+    function: Url
+    arguments: dict[str, Any]
+    after: list[Url] | None
+    timeout: float | None
+    created: datetime.datetime
+
+
+class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
     """A task: a function with arguments, at a position of a pipeline."""
 
     key = "task"
-    columns = (
-        tasks.id,
-        tasks.pipeline_id,
-        tasks.position,
-        tasks.arguments,
-        tasks.after,
-        tasks.timeout,
-        tasks.created,
-        users.name.label("owner"),
-        functions.name.label("function"),
-        versions.digest,
-        modules.name.label("module"),
+    fields = Fields(
+        Field(tasks.id),
+        Field(tasks.pipeline_id, "pipeline"),
+        Field(tasks.position, sort=True),
+        Field(tasks.arguments),
+        Field(tasks.after),
+        Field(tasks.timeout),
+        Field(tasks.created),
+        Field(users.name, "owner", shown=False),
+        Field(functions.name, "function"),
+        Field(versions.digest, "version", shown=False),
+        Field(modules.name, "module", shown=False),
     )
     source = (
         sa.join(Task.__table__, Pipeline.__table__, tasks.pipeline_id == pipelines.id)
@@ -38,33 +54,29 @@ class TaskItem(Item):
     )
     by = tasks.id
     within = tasks.pipeline_id == pipelines.id
+    owner = pipelines.owner_id
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A task; `after` is null where it simply follows the task before it."""
-        pipeline = cls.holder.link(request, user=row.owner, pipeline=row.pipeline_id)
+    def describe(cls, row: Any, link: Linker) -> TaskDocument:
+        """A task, with links to its function, of the version that it was made with, and to the tasks before it."""
+        pipeline = link("pipeline", user=row.owner, pipeline=row.pipeline)
         return {
             "id": row.id,
-            "url": f"{pipeline}/tasks/{row.id}",
+            "url": Url(f"{pipeline}/tasks/{row.id}"),
             "pipeline": pipeline,
             "position": row.position,
-            "function": VersionFunction.link(request, module=row.module, version=row.digest, function=row.function),
+            "function": link("versioned function", module=row.module, version=row.version, function=row.function),
             "arguments": row.arguments,
-            "after": None if row.after is None else [f"{pipeline}/tasks/{each}" for each in row.after],
+            "after": None if row.after is None else [Url(f"{pipeline}/tasks/{task}") for task in row.after],
             "timeout": row.timeout,
             "created": row.created,
         }
 
 
-class Tasks(Collection):
+class Tasks(Collection[TaskItem]):
     """The tasks of a pipeline, in their order."""
 
     item = TaskItem
-    order = tasks.position
+    order = "position"
     newest_first = False
-    mine = tasks.pipeline_id
-
-    @property
-    def pipeline(self) -> int:
-        """The id of the pipeline whose tasks these are."""
-        return int(self.__parent__.id)  # type: ignore[union-attr]
+    tied_by = tasks.pipeline_id

@@ -1,80 +1,104 @@
-"""Users, and under each of them what he owns."""
+"""Users, and under each of them what belongs to that user."""
 
-from typing import Any
+import datetime
+from typing import Any, TypedDict
 
+import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import User
 from mlapi.models.base import SLUG
-from mlapi.resources.base import Collection, Item, must_be_known
+from mlapi.models.users import Role
+from mlapi.resources.fields import Field, Fields, Filter
 from mlapi.resources.files import Files
+from mlapi.resources.items import Collection, Condition, Item
 from mlapi.resources.pipelines import Pipelines
-from mlapi.security import Permission
+from mlapi.resources.tree import Access, Linker, Url
+from mlapi.security import CALLER, Identity, Permission, UserIdentity
 
 users = User.__table__.c
 
 
-class UserItem(Item):
-    """A user; he may do everything with what is under him."""
+class UserDocument(TypedDict):
+    """A user."""
+
+    name: str
+    url: Url
+    role: str
+    created: datetime.datetime
+    files: Url
+    pipelines: Url
+
+
+class UserItem(Item[UserDocument, UserDocument]):
+    """A user, who may do everything below."""
 
     key = "user"
     children = {"files": Files, "pipelines": Pipelines}
-    columns = (users.id, users.name, users.role, users.created)
+    fields = Fields(
+        Field(users.id, shown=False, sort=True),
+        Field(users.name),
+        Field(users.role, filter=Filter.LISTS, choices=Role),
+        Field(users.created),
+    )
     source = User.__table__
     by = users.name
 
+    @classmethod
+    def visible(cls, identity: Identity) -> Condition:
+        """Administrators see every user, users themselves."""
+        if isinstance(identity, UserIdentity):
+            return sa.true() if identity.is_admin else users.id == CALLER
+        return sa.false()
+
     @property
-    def __acl__(self) -> list[Any]:
+    def __acl__(self) -> list[Access]:
+        """The user may read and write."""
         return [(Allow, f"user:{self.value}", (Permission.READ, Permission.WRITE))]
 
     @property
-    def is_caller(self) -> bool:
-        """Whether this is the user who asks."""
-        return bool(self.request.identity.name == self.value)
+    def caller(self) -> UserIdentity | None:
+        """The caller, where this is the caller."""
+        identity = self.request.identity
+        return identity if isinstance(identity, UserIdentity) and identity.name == self.value else None
 
     @property
     def id(self) -> int:
-        """The user's id; the caller's own needs no look into the database."""
-        return int(self.request.identity.id) if self.is_caller else super().id
+        """The user's id; the caller's own is known without a look into the database."""
+        return self.caller.id if self.caller else super().id
 
     def load(self) -> None:
-        """Raise KeyError where there is no such user."""
-        if not self.is_caller:
+        """Raise KeyError unless this user exists and the caller may see it."""
+        if not self.caller:
             super().load()
 
     @classmethod
-    def describe(cls, row: Any, request: Any) -> dict[str, Any]:
-        """A user, with links to his files and pipelines."""
-        url = cls.link(request, user=row.name)
+    def describe(cls, row: Any, link: Linker) -> UserDocument:
+        """A user, with links to the user's files and pipelines."""
+        url = link("user", user=row.name)
         return {
             "name": row.name,
             "url": url,
             "role": row.role,
             "created": row.created,
-            "files": f"{url}/files",
-            "pipelines": f"{url}/pipelines",
+            "files": Url(f"{url}/files"),
+            "pipelines": Url(f"{url}/pipelines"),
         }
 
 
-class Users(Collection):
-    """The users; for whoever is no admin, there is but himself."""
+class Users(Collection[UserItem]):
+    """Users. Users see themselves, administrators everybody."""
 
-    __acl__ = [(Allow, Authenticated, Permission.READ)]
+    kind = "users"
     item = UserItem
-    order = users.id
-    mine = users.id
-    filters = {"role": lambda bound: users.role == bound}
 
-    def scope(self) -> dict[str, Any]:
-        """Admins see everybody, others themselves."""
-        identity = self.request.identity
-        return {} if identity.role == "admin" else {"caller": identity.id}
+    @property
+    def __acl__(self) -> list[Access]:
+        """Every user may list."""
+        return [(Allow, Authenticated, (Permission.READ,))]
 
     def read_key(self, name: str) -> str:
-        """The name of a user whom the caller may see."""
-        identity = must_be_known(self.request)
+        """The name of a user; raises KeyError for what no user can be named."""
         if not SLUG.fullmatch(name):
-            raise KeyError(name)
-        if identity.role != "admin" and (identity.role != "user" or identity.name != name):
             raise KeyError(name)
         return name

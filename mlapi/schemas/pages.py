@@ -1,12 +1,11 @@
-"""Query strings of lists: how many, from where on, and the filters of each collection."""
+"""Query strings of lists: the size of the page, the cursor, and the filters of the collection."""
 
-from typing import Any
+import enum
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import colander
 
-from mlapi.models.files import Kind
-from mlapi.models.jobs import Status
-from mlapi.models.users import Role
 from mlapi.schemas.types import INT64, Schema, Text
 
 LIMIT = 200
@@ -14,7 +13,7 @@ LIMIT = 200
 
 
 class Number(Text):
-    """A whole number that stands in a query string."""
+    """A whole number in a query string."""
 
     def deserialize(self, node: Any, cstruct: Any) -> Any:
         """Return the number, or raise `colander.Invalid` for anything but up to 19 digits."""
@@ -27,10 +26,10 @@ class Number(Text):
 
 
 class TrueOrFalse(Text):
-    """A bool that stands in a query string."""
+    """A boolean in a query string."""
 
     def deserialize(self, node: Any, cstruct: Any) -> Any:
-        """Return the bool, or raise `colander.Invalid` for anything but true and false."""
+        """Return the boolean, or raise `colander.Invalid` for anything but true and false."""
         text = super().deserialize(node, cstruct)
         if text is colander.null:
             return text
@@ -39,68 +38,38 @@ class TrueOrFalse(Text):
         return text == "true"
 
 
-def given(kind: Any, **kw: Any) -> Any:
-    """A parameter that may be left out."""
+def optional(kind: Any, **kw: Any) -> Any:
+    """An optional query parameter."""
     return colander.SchemaNode(kind, missing=colander.drop, **kw)
 
 
 class Page(Schema):
-    """Where a page begins and how many items it has at most."""
+    """The size and the beginning of a page."""
 
     limit = colander.SchemaNode(Number(), missing=50, validator=colander.Range(1, LIMIT))
-    after = given(Number())
+    after = optional(Number())
 
 
-class UsersPage(Page):
-    """Filters of users."""
+class Filterable(Protocol):
+    """A field that a list can be filtered by."""
 
-    role = given(Text(), validator=colander.OneOf(list(Role)))
+    @property
+    def python_type(self) -> type:
+        """The Python type of its values."""
 
-
-class FilesPage(Page):
-    """Filters of a user's files."""
-
-    kind = given(Text(), validator=colander.OneOf(list(Kind)))
-    name = given(Text())
-    sha256 = given(Text())
-    job = given(Number())
+    @property
+    def choices(self) -> type[enum.StrEnum] | None:
+        """The values it can have, where they are few."""
 
 
-class AllFilesPage(FilesPage):
-    """Filters of everybody's files."""
-
-    owner = given(Text())
+PARAMETERS: dict[type, type[Text]] = {bool: TrueOrFalse, int: Number, str: Text}
+"""The types of the parameters that filter by fields of a Python type."""
 
 
-class PipelinesPage(Page):
-    """Filters of a user's pipelines."""
-
-    name = given(Text())
-    enabled = given(TrueOrFalse())
-
-
-class AllPipelinesPage(PipelinesPage):
-    """Filters of everybody's pipelines."""
-
-    owner = given(Text())
-
-
-class AllRunsPage(Page):
-    """Filters of everybody's runs."""
-
-    owner = given(Text())
-    pipeline = given(Number())
-
-
-class JobsPage(Page):
-    """Filters of a run's jobs."""
-
-    status = given(Text(), validator=colander.OneOf(list(Status)))
-
-
-class AllJobsPage(JobsPage):
-    """Filters of everybody's jobs."""
-
-    owner = given(Text())
-    module = given(Text())
-    function = given(Text())
+def list_query(filters: Mapping[str, Filterable]) -> colander.Schema:
+    """The query string of a list with these filters."""
+    schema = Page()
+    for name, field in filters.items():
+        choices = colander.OneOf(list(field.choices)) if field.choices else None
+        schema.add(optional(PARAMETERS[field.python_type](), name=name, validator=choices))
+    return schema

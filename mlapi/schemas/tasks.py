@@ -1,11 +1,13 @@
-"""Bodies that make and change tasks."""
+"""Bodies that create and change tasks."""
 
 from typing import Any
 
 import colander
+from pyramid.threadlocal import get_current_request
 
 from mlapi.models.pipelines import TASKS
-from mlapi.schemas.types import Json, List, Real, Schema, Text, Whole
+from mlapi.schemas.links import Id, Link
+from mlapi.schemas.types import Json, List, Real, Schema, Whole
 
 
 class OrNull(colander.SchemaType):
@@ -27,24 +29,28 @@ class OrNullList(List):
         return None if cstruct is None else super().deserialize(node, cstruct, accept_scalar)
 
 
-def positive(node: Any, value: float | None) -> None:
-    """Refuse a number that is not above zero; null is none."""
-    if value is not None and value <= 0:
-        raise colander.Invalid(node, "Must be above zero.")
+def time_limit(node: Any, value: float | None) -> None:
+    """Refuse a time limit that is not above zero, or above the one in the settings."""
+    if value is not None:
+        limit = get_current_request().settings.job_timeout_limit
+        if value <= 0:
+            raise colander.Invalid(node, "Must be above zero.")
+        if value > limit:
+            raise colander.Invalid(node, f"Must be at most {limit:g} seconds.")
 
 
 class TaskChange(Schema):
-    """What of a task is to change; `after` null means: after the task before."""
+    """Changes of a task. `after` null stands for the task before it."""
 
-    function = colander.SchemaNode(Text(), missing=colander.drop)
+    function = colander.SchemaNode(Link("function", "versioned function"), missing=colander.drop)
     arguments = colander.SchemaNode(Json(dict), missing=colander.drop)
-    after = colander.SchemaNode(OrNullList(TASKS), colander.SchemaNode(Text(), name="task"), missing=colander.drop)
+    after = colander.SchemaNode(OrNullList(TASKS), colander.SchemaNode(Id("task"), name="task"), missing=colander.drop)
     position = colander.SchemaNode(Whole(), missing=colander.drop)
-    timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=positive)
+    timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=time_limit)
 
 
 class NewTask(TaskChange):
-    """A task to be made, at the end unless it says a position."""
+    """A task to create, at the end unless it has a position."""
 
-    function = colander.SchemaNode(Text())
+    function = colander.SchemaNode(Link("function", "versioned function"))
     arguments = colander.SchemaNode(Json(dict), missing={})

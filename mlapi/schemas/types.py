@@ -143,6 +143,13 @@ class Schema(colander.Schema):
     schema_type = Object
 
 
+def row_id(text: str) -> int | None:
+    """The id of a row in a text, or None where it has none: decimal digits without a leading zero."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 19) or text[0] == "0":
+        return None
+    return int(text)
+
+
 def storable(text: str) -> bool:
     """Whether both databases can keep `text`: PostgreSQL refuses NUL, UTF-8 the lone surrogates."""
     return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))

@@ -1,43 +1,56 @@
-"""The answers that many views give."""
+"""Answers that many views give."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypedDict, TypeVar, cast
 from urllib.parse import urlencode
 
-from mlapi.errors import FieldError
-from mlapi.http.problems import InvalidRequest
-from mlapi.resources.base import Collection, Item
+from mlapi.http.request import Request
+from mlapi.http.service import Expects
+from mlapi.resources.items import Collection, Item
+from mlapi.schemas.pages import list_query
+
+Summary = TypeVar("Summary")
+Document = TypeVar("Document")
 
 
-def page(collection: Collection, request: Any) -> dict[str, Any]:
-    """List what is here and the caller may see, a page at a time."""
+class Page(TypedDict, Generic[Summary]):
+    """A page of a list, and the URL of the next one."""
+
+    items: Sequence[Summary]
+    next: str | None
+
+
+class Deletion(TypedDict):
+    """How many resources of each kind were deleted."""
+
+    deleted: dict[str, int]
+
+
+def listing(collection: type[Collection[Any]]) -> Expects:
+    """What the list of a collection expects: a page, and filters by its fields."""
+    return Expects(query=list_query(collection.item.fields.filters(collection.flat)))
+
+
+def page(collection: Collection[Item[Summary, Document]], request: Request) -> Page[Summary]:
+    """List the items that the caller may see, a page at a time."""
     rows, cursor = collection.page(**request.validated["query"])
-    more = cursor and f"{request.path_url}?{urlencode({**request.GET, 'after': cursor})}"
-    return {"items": collection.describe(rows), "next": more}
+    following = f"{request.path_url}?{urlencode({**request.GET, 'after': cursor})}" if cursor else None
+    return {"items": collection.describe(rows), "next": following}
 
 
-def show(item: Item, _request: Any) -> Item:
+def show(item: Item[Summary, Document], _request: Request) -> Document:
     """Show it."""
-    return item
+    return item.document()
 
 
-def created(item: Item, request: Any, new: bool = True) -> dict[str, Any]:
-    """201 with the location of what was made, or 200 where it was there before."""
+def created(item: Item[Summary, Document], request: Request, new: bool = True) -> Document:
+    """201 with the location of a new item, or 200 for one that existed before."""
     request.response.status_code = 201 if new else 200
-    described = item.__json__(request)
-    request.response.location = described["url"]
-    return described
+    document = item.document()
+    request.response.location = cast("dict[str, str]", document)["url"]
+    return document
 
 
-def deleted(**gone: int) -> dict[str, Any]:
-    """How many of each kind were deleted."""
-    return {"deleted": gone}
-
-
-def idempotency_key(request: Any) -> str | None:
-    """The Idempotency-Key of a request, or None; raises `InvalidRequest` for one that is too long or not ASCII."""
-    key: str | None = request.headers.get("Idempotency-Key")
-    if key is not None and not (key.isascii() and key.isprintable() and 1 <= len(key) <= 200):
-        raise InvalidRequest(
-            {"header": [FieldError("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.")]}
-        )
-    return key
+def deletion(**counts: int) -> Deletion:
+    """How many resources of each kind were deleted."""
+    return {"deleted": counts}

@@ -1,38 +1,35 @@
 """Jobs: list, show, read the log, cancel."""
 
-from typing import Any
-
 from pyramid.response import Response
 
+from mlapi.http.request import Request
+from mlapi.http.service import Expects, Service
 from mlapi.models import jobs as rules
 from mlapi.models.attempts import read_log
-from mlapi.resources.jobs import AllJobs, JobCancel, JobItem, JobLog, Jobs
+from mlapi.resources.jobs import AllJobs, JobCancel, JobDocument, JobItem, JobLog, Jobs
 from mlapi.schemas.attempts import LogFrom
-from mlapi.schemas.pages import AllJobsPage, JobsPage
 from mlapi.security import Permission
-from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 jobs, job, all_jobs = Service(Jobs), Service(JobItem), Service(AllJobs)
 job_log, job_cancel = Service(JobLog), Service(JobCancel)
 
-jobs.get(permission=Permission.READ, schema=Expects(query=JobsPage()))(answers.page)
+jobs.get(permission=Permission.READ, schema=answers.listing(Jobs))(answers.page)
 job.get(permission=Permission.READ)(answers.show)
-all_jobs.get(permission=Permission.READ, schema=Expects(query=AllJobsPage()))(answers.page)
+all_jobs.get(permission=Permission.READ, schema=answers.listing(AllJobs))(answers.page)
 
 
 @job_log.get(permission=Permission.READ, schema=Expects(query=LogFrom()))
-def show_log(job_log: JobLog, request: Any) -> Response:
-    """Read the log of the job's present attempt, from `offset` bytes on."""
-    job: Any = job_log.__parent__
-    attempt, offset = job.current_attempt, request.validated["query"]["offset"]
-    text = b"" if attempt is None else read_log(request.db, attempt, offset)
+def show_log(job_log: JobLog, request: Request) -> Response:
+    """Read the log of the job's current attempt, from `offset` bytes on."""
+    attempt, offset = job_log.item.current_attempt, request.validated["query"]["offset"]
+    text = b"" if attempt is None else read_log(request.reader, attempt, offset)
     return Response(body=text, content_type="text/plain", charset="utf-8")
 
 
 @job_cancel.post(permission=Permission.WRITE)
-def cancel(job_cancel: JobCancel, request: Any) -> JobItem:
-    """Cancel a job: at once where it waits, within two seconds where it runs."""
-    job: Any = job_cancel.__parent__
+def cancel(job_cancel: JobCancel, request: Request) -> JobDocument:
+    """Cancel a job: at once while it waits, within two seconds while it runs."""
+    job = job_cancel.item
     rules.cancel(request.db, job.id)
-    return job.fresh()  # type: ignore[no-any-return]
+    return job.reload().document()

@@ -1,22 +1,43 @@
-"""The entrance: where everything is."""
+"""The entrance: links to all collections."""
 
-from typing import Any
+from typing import TypedDict
 
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 import mlapi
+from mlapi.http.request import Request
+from mlapi.http.service import Service
 from mlapi.resources import Version1
-from mlapi.resources.attempts import Attempts
-from mlapi.resources.auth import Auth, Token
-from mlapi.resources.base import Node
-from mlapi.service import Service
+from mlapi.resources.tree import Url
 
 entrance = Service(Version1)
 
 
+class EntranceDocument(TypedDict):
+    """The service and its collections."""
+
+    service: str
+    version: str
+    users: Url
+    modules: Url
+    files: Url
+    pipelines: Url
+    runs: Url
+    jobs: Url
+    token: Url
+
+
 @entrance.get(permission=NO_PERMISSION_REQUIRED)
-def show(version: Version1, request: Any) -> dict[str, Any]:
-    """Show the version of the service and where its collections are."""
-    places: dict[str, type[Node]] = {**version.children, "token": Token}
-    links = {name: place.link(request) for name, place in places.items() if place not in (Auth, Attempts)}
-    return {"service": "mlapi", "version": mlapi.__version__, **links}
+def show(version: Version1, _request: Request) -> EntranceDocument:
+    """Show the version of the service and links to its collections."""
+    return {
+        "service": "mlapi",
+        "version": mlapi.__version__,
+        "users": version.link("users"),
+        "modules": version.link("modules"),
+        "files": version.link("files"),
+        "pipelines": version.link("pipelines"),
+        "runs": version.link("runs"),
+        "jobs": version.link("jobs"),
+        "token": version.link("token"),
+    }

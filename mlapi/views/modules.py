@@ -1,12 +1,12 @@
 """Modules: list, register, show, remove; their versions and functions."""
 
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import BinaryIO
 
-from pyramid.httpexceptions import HTTPUnsupportedMediaType
-
-from mlapi.archives.intake import Intake, spool
-from mlapi.http.forms import Form, read_form
+from mlapi.archives.intake import Intake, write_archive
+from mlapi.http.request import Request
+from mlapi.http.service import ExpectedForm, Expects, Service
 from mlapi.models.deletion import delete_module
 from mlapi.models.modules import register
 from mlapi.resources.modules import (
@@ -14,14 +14,14 @@ from mlapi.resources.modules import (
     Functions,
     ModuleItem,
     Modules,
+    RegisteredModule,
     VersionFunction,
     VersionFunctions,
     VersionItem,
     Versions,
 )
-from mlapi.schemas.pages import Page
+from mlapi.schemas.modules import ModuleForm
 from mlapi.security import Permission
-from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 modules, module = Service(Modules), Service(ModuleItem)
@@ -29,43 +29,44 @@ versions, version = Service(Versions), Service(VersionItem)
 functions, function = Service(Functions), Service(FunctionItem)
 version_functions, version_function = Service(VersionFunctions), Service(VersionFunction)
 
-modules.get(permission=Permission.READ, schema=Expects(query=Page()))(answers.page)
-versions.get(permission=Permission.READ, schema=Expects(query=Page()))(answers.page)
-functions.get(permission=Permission.READ, schema=Expects(query=Page()))(answers.page)
-version_functions.get(permission=Permission.READ, schema=Expects(query=Page()))(answers.page)
+modules.get(permission=Permission.READ, schema=answers.listing(Modules))(answers.page)
+versions.get(permission=Permission.READ, schema=answers.listing(Versions))(answers.page)
+functions.get(permission=Permission.READ, schema=answers.listing(Functions))(answers.page)
+version_functions.get(permission=Permission.READ, schema=answers.listing(VersionFunctions))(answers.page)
 module.get(permission=Permission.READ)(answers.show)
 version.get(permission=Permission.READ)(answers.show)
 function.get(permission=Permission.READ)(answers.show)
 version_function.get(permission=Permission.READ)(answers.show)
 
-ARCHIVE = Form(frozenset({"archive"}), frozenset({"name"}))
-"""The form of a module."""
+
+def spool(request: Request, chunks: Iterable[bytes]) -> BinaryIO:
+    """Write an uploaded archive to a temporary file, which ends with the request; raises `TooLarge`."""
+    lifetime = ExitStack()
+    request.add_finished_callback(lambda _request: lifetime.close())
+    file = lifetime.enter_context(intake(request).temporary_file())
+    write_archive(file, request.settings.module_limit, chunks)
+    return file
 
 
-@modules.post(permission=Permission.REGISTER)
-def create(modules: Modules, request: Any) -> dict[str, Any]:
+def intake(request: Request) -> Intake:
+    """The intake of modules into the store."""
+    return Intake(request.store, request.settings.scratch_dir)
+
+
+@modules.post(
+    permission=Permission.REGISTER, schema=Expects(form=ExpectedForm.of("archive", schema=ModuleForm(), sink=spool))
+)
+def create(modules: Modules, request: Request) -> RegisteredModule:
     """Register a module from a form of `name` and `archive`; the same content is the same version."""
-    if request.content_type != "multipart/form-data":
-        raise HTTPUnsupportedMediaType("A module comes as multipart/form-data.")
-    request.pause_transaction()
-    settings = request.registry.mlapi
-    intake = Intake(request.registry.store, settings.scratch_dir)
-    with intake.temporary_file() as archive:
-        form = read_form(
-            ARCHIVE,
-            request.body_file_raw,
-            request.headers["Content-Type"],
-            request.content_length,
-            partial(spool, archive, settings.module_limit),
-        )
-        content = intake.store_archive(archive)
-    name, blob = form.fields.get("name", ""), content.blob
+    [upload], name = request.validated.files, request.validated["form"]["name"]
+    content = intake(request).store_archive(upload.content)
+    blob = content.blob
     _, new = register(request.db, name, content.manifest, blob.sha256, blob.size)
-    version = VersionItem.link(request, module=name, version=blob.sha256)
-    return answers.created(modules[name], request, new) | {"registered": version}
+    registered = modules.link("version", module=name, version=blob.sha256)
+    return {**answers.created(modules[name], request, new), "registered": registered}
 
 
 @module.delete(permission=Permission.REGISTER)
-def delete(module: ModuleItem, request: Any) -> dict[str, Any]:
+def delete(module: ModuleItem, request: Request) -> answers.Deletion:
     """Remove a module that no task or job was made with, all its versions with it."""
-    return answers.deleted(modules=1, versions=delete_module(request.db, module.id))
+    return answers.deletion(modules=1, versions=delete_module(request.db, module.id))

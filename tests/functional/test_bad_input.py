@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mlapi.schemas.links import Link
 from mlapi.schemas.tasks import OrNull, OrNullList
 from mlapi.schemas.types import Flag, Json, List, Real, Text, Whole
 from tests.support import World, is_problem, services
@@ -170,6 +171,8 @@ def accepts(kind, name, value):
         return False
     if isinstance(kind, Json):
         return kind.kind is None or isinstance(value, kind.kind)
+    if isinstance(kind, Link):
+        return False  # None of the values is a URL of this service.
     taken = {Text: str, Whole: int, Real: (int, float), Flag: bool, List: list, OrNullList: list}[type(kind)]
     return isinstance(value, taken) and (isinstance(value, bool) <= (taken is bool))
 

@@ -306,12 +306,12 @@ class TestPasswords:
         told = {"mlapi.data_dir": str(tmp_path), "mlapi.password_memory": "8192"}
         passwords = Passwords(Settings.read(told, {}))
         kept = passwords.hash(PASSWORD)
-        passwords.fits(None, "x")
+        passwords.verify(None, "x")
         spent = {None: [], kept: []}
         for _ in range(7):
             for each, times in spent.items():
                 began = time.process_time()
-                assert not passwords.fits(each, "x" * 15)
+                assert not passwords.verify(each, "x" * 15)
                 times.append(time.process_time() - began)
         ratio = statistics.median(spent[None]) / statistics.median(spent[kept])
         assert 0.5 < ratio < 2

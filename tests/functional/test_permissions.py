@@ -9,10 +9,10 @@ from pyramid.config import Configurator
 from pyramid.paster import get_app
 from webtest import TestApp
 
+from mlapi.http.service import Service
 from mlapi.models import Base
 from mlapi.resources.files import FileItem
 from mlapi.security import Permission, Use
-from mlapi.service import Service
 from tests.support import API, HOST, Client, World, is_problem, pipeline_of, services
 
 READ, WRITE, REGISTER, REPORT = Permission
@@ -31,6 +31,8 @@ def granted(caller, path):
     branch, _, below = path.removeprefix(f"{API}/").partition("/")
     if caller == "admin":
         return {READ, WRITE, REGISTER}
+    if branch in LISTS and below:
+        return {READ, WRITE} if caller == "owner" else None
     if branch == "attempts":
         return {READ, REPORT} if caller == "runner" else None
     if branch == "users" and below:

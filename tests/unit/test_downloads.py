@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyramid.registry import Registry
 from pyramid.request import Request
 
 from mlapi.http.downloads import RangeNotSatisfiable, content_disposition, download, span
@@ -144,7 +145,10 @@ class TestRange:
     def test_beyond_the_end_is_a_problem_that_names_the_size(self, get, store, header):
         with pytest.raises(RangeNotSatisfiable) as caught:
             get(Range=header)
-        response = respond(caught.value, Request.blank("/"))
+        request = Request.blank("/")
+        request.registry = Registry()
+        request.registry.trees = ()
+        response = respond(caught.value, request)
         assert response.status_code == 416
         assert response.headers["Content-Range"] == f"bytes */{SIZE}"
         assert response.headers["Content-Type"] == "application/problem+json"

@@ -140,7 +140,7 @@ class TestForm:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert (got.files[0].blob.size, got.fields) == (32 * MIB, {"kind": "x"})
+        assert (got.files[0].content.size, got.fields) == (32 * MIB, {"kind": "x"})
         assert peak < 4 * MIB
 
 
@@ -305,10 +305,10 @@ class TestManyFiles:
         data = send(form(*(parts[each] for each in order)), store, length=length, form=self.some)
         assert data.fields == {"kind": "x"}
         files = [("file", "a", 1), ("file", "b", 2 * CHUNK), ("more", "a", 0)]
-        assert [(file.field, file.name, file.blob.size) for file in data.files] == [
+        assert [(file.field, file.name, file.content.size) for file in data.files] == [
             files[each] for each in order if each < 3
         ]
-        assert all(store.verify(file.blob.sha256) for file in data.files)
+        assert all(store.verify(file.content.sha256) for file in data.files)
 
     @pytest.mark.parametrize(
         ("at_most", "words"), [(1, "Only one file can be sent at a time."), (2, "At most 2 files.")]
@@ -358,7 +358,7 @@ class TestManyFiles:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert [file.blob.size for file in got.files] == [8 * MIB] * 3
+        assert [file.content.size for file in got.files] == [8 * MIB] * 3
         assert peak < 4 * MIB
 
 

@@ -17,12 +17,15 @@ def registry(tmp_path):
     """A registry with settings that allow one host by name and one by address."""
     settings = {"data_dir": str(tmp_path), "secret_key": "0123456789abcdef" * 2, "allowed_hosts": "api.example [::1]"}
     registry = Registry()
+    registry.trees = ()
     registry.mlapi = Settings.read({f"mlapi.{name}": value for name, value in settings.items()}, {})
     return registry
 
 
 def ask(registry, handler, host="api.example"):
-    return guard(handler, registry)(Request.blank("/", headers={"Host": host}))
+    request = Request.blank("/", headers={"Host": host})
+    request.registry = registry
+    return guard(handler, registry)(request)
 
 
 @pytest.mark.parametrize("host", ["api.example", "API.example:6543", "[::1]", "[::1]:6543"])

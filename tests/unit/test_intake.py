@@ -9,7 +9,7 @@ import pytest
 CODE = """
 import io, resource, sys, tarfile
 from pathlib import Path
-from mlapi.archives.intake import Intake, spool
+from mlapi.archives.intake import Intake, write_archive
 from mlapi.errors import StorageFull
 from mlapi.storage.local import LocalStore
 
@@ -25,7 +25,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     if step == "spool":
         with intake.temporary_file() as file:
-            spool(file, 10**6, [bytes(90_000), bytes(20_000)])
+            write_archive(file, 10**6, [bytes(90_000), bytes(20_000)])
     elif step == "unpack":
         intake.store_archive(archive)
     else:

@@ -12,7 +12,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
 
-from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Held, Invalid, StorageFull, TooLarge
+from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Invalid, StorageFull, TooLarge
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
 from mlapi.http.problems import (
@@ -25,6 +25,7 @@ from mlapi.http.problems import (
     respond,
     write_problem,
 )
+from mlapi.models.deletion import Held
 
 NOT_UTF8 = b"\xff", 0, 1, "invalid start byte"
 
@@ -47,6 +48,7 @@ def request_():
     config.commit()
     request = Request.blank("/x", method="DELETE")
     request.registry = config.registry
+    request.registry.trees = ()
     return request
 
 
@@ -57,8 +59,8 @@ class TestProblemOf:
             (Invalid.field("a", "Wrong."), 422, "The request is not valid."),
             (InvalidRequest({"header": [FieldError("A", "Wrong.")]}), 422, "The request is not valid."),
             (Conflict("Taken."), 409, "Taken."),
-            (Held("In use.", [(1, 2, 3)]), 409, "In use."),
-            (AttemptOver("Ended."), 409, "Ended."),
+            (Held("In use.", []), 409, "In use."),
+            (AttemptOver(), 409, "The attempt has ended."),
             (TooLarge("Too large."), 413, "Too large."),
             (StorageFull("Full."), 507, "Full."),
             (BadForm("Broken."), 400, "Broken."),
@@ -74,7 +76,6 @@ class TestProblemOf:
             (http.HTTPNotFound("predicate mismatch"), 404, "Not found."),
             (http.HTTPMethodNotAllowed(), 405, "Method not allowed: DELETE."),
             (http.HTTPMethodNotAllowed("Read only."), 405, "Read only."),
-            *((OSError(code, "x"), 507, None) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
             (OSError(errno.EACCES, "x"), 500, None),
             (sqlalchemy.exc.OperationalError("SELECT", None, Exception()), 503, None),
             (sqlalchemy.exc.TimeoutError("pool"), 503, None),

@@ -1,0 +1,50 @@
+"""References to resources in bodies and forms, by their URLs."""
+
+from typing import TYPE_CHECKING, Any
+
+import colander
+from pyramid.threadlocal import get_current_request
+
+from mlapi.schemas.types import Text, row_id
+
+if TYPE_CHECKING:
+    from mlapi.http.request import Request
+
+
+class Link(Text):
+    """The URL of a resource of one of some kinds of the tree in which it is sent; yields the keys in it.
+
+    The host of the URL is of no matter, and its path is relative to the root of the application. To bind the schema to
+    each request would clone it, which takes longer than the check; Pyramid knows the current request.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def deserialize(self, node: Any, cstruct: Any) -> Any:
+        """Return the keys, or raise `colander.Invalid` for the URL of anything else."""
+        url = super().deserialize(node, cstruct)
+        if url is colander.null:
+            return url
+        request: Request = get_current_request()
+        keys = request.context.tree.match(url, self.kinds, request.script_name)
+        if keys is None:
+            raise colander.Invalid(node, f"Must be a URL like {request.context.tree.template(self.kinds[0])}.")
+        return keys
+
+
+class Id(Link):
+    """The URL of an item; yields its id, or 0, which no row has, where it is below other items than the request's."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+
+    def deserialize(self, node: Any, cstruct: Any) -> Any:
+        """Return the id, or raise `colander.Invalid` for the URL of anything else."""
+        keys = super().deserialize(node, cstruct)
+        if keys is colander.null:
+            return keys
+        request: Request = get_current_request()
+        own = row_id(keys.pop(self.kinds[0]))
+        here = request.context.keys
+        return own if own and all(str(here[name]) == key for name, key in keys.items() if name in here) else 0

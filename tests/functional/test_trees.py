@@ -1,0 +1,123 @@
+"""Two trees in one application: they share classes, and each has its own prefix, links, references and problems."""
+
+import json
+
+import pytest
+from pyramid.response import Response
+from webtest import TestApp
+
+from mlapi.application import make_app
+from mlapi.http.request import Request
+from mlapi.resources import TREE
+from mlapi.resources.attempts import Attempts
+from mlapi.resources.auth import Auth
+from mlapi.resources.files import AllFiles
+from mlapi.resources.modules import Modules
+from mlapi.resources.tree import Node, Tree
+from mlapi.resources.users import Users
+from tests.support import API, HOST, is_problem
+
+
+class Other(Node):
+    """Another root, with other names for the same classes."""
+
+    public = True
+    children = {"login": Auth, "people": Users, "code": Modules, "documents": AllFiles, "tries": Attempts}
+
+
+def plain_text(problem, request):
+    """Errors in another shape."""
+    return Response(f"{problem.status}: {problem.detail}", status=problem.status, content_type="text/plain")
+
+
+@pytest.fixture(scope="module")
+def both(wsgi):
+    """The application with a second tree under `/other`."""
+    settings = wsgi.registry.mlapi
+    ini = {
+        "mlapi.database_url": settings.database_url,
+        "mlapi.data_dir": str(settings.data_dir),
+        "mlapi.secret_key": settings.secret_key,
+    }
+    app = make_app(ini, (TREE, Tree(Other, prefix="/other", name="other", writer=plain_text)))
+    yield app
+    app.registry.database.engine.dispose()
+
+
+@pytest.fixture
+def ask(both, ada):
+    """Make a request as ada; `mount` is where the application itself stands."""
+    app = TestApp(both)
+
+    def call(method, url, body=None, mount=""):
+        return app.request(
+            url,
+            method=method,
+            body=json.dumps(body).encode() if body is not None else b"",
+            headers={**ada.headers, "Host": HOST, "Content-Type": "application/json"},
+            environ={"SCRIPT_NAME": mount},
+            status="*",
+        )
+
+    return call
+
+
+def test_links_are_those_of_the_tree_in_which_one_asks(ask):
+    other = ask("POST", "/other/people/ada/pipelines", {"name": "p", "enabled": True})
+    assert other.status_int == 201
+    assert other.location == other.json["url"] == f"http://{HOST}/other/people/ada/pipelines/{other.json['id']}"
+    first = ask("GET", f"{API}/pipelines/{other.json['id']}").json
+    assert first["url"] == f"http://{HOST}{API}/users/ada/pipelines/{other.json['id']}"
+    assert other.json | {name: first[name] for name in ("url", "tasks", "runs")} == first
+    page = ask("GET", "/other/people/ada/pipelines").json
+    assert page["items"] == [other.json]
+
+
+@pytest.mark.parametrize("mount", ["", "/ml"])
+def test_references_are_those_of_the_tree_in_which_they_are_sent(mount, ask, ada, helloworld):
+    file = ada.upload("a.txt", b"Ada", status=201).json["id"]
+    pipeline = ask("POST", "/other/people/ada/pipelines", {"name": "p", "enabled": True}, mount).json
+    root = f"{mount}/other"
+    function = f"{root}/code/helloworld/functions/say_hello"
+    tasks = f"/other/people/ada/pipelines/{pipeline['id']}/tasks"
+    task = ask("POST", tasks, {"function": function}, mount)
+    assert task.status_int == 201, task.text
+    assert task.json["function"].startswith(f"http://{HOST}{root}/code/helloworld/versions/")
+    refused = ask("POST", tasks, {"function": f"{mount}{API}/modules/helloworld/functions/say_hello"}, mount)
+    assert refused.status_int == 422
+    for reference in (f"{root}/people/ada/files/{file}", f"https://other.example{root}/documents/{file}"):
+        run = ask("POST", f"/other/people/ada/pipelines/{pipeline['id']}/runs", {"files": [reference]}, mount)
+        assert run.status_int == 201, run.text
+        assert run.json["files"] == [f"http://{HOST}{root}/people/ada/files/{file}"]
+    nested = f"{mount}{API}/users/ada/files/{file}"
+    assert (
+        ask("POST", f"/other/people/ada/pipelines/{pipeline['id']}/runs", {"files": [nested]}, mount).status_int == 422
+    )
+
+
+@pytest.mark.parametrize("url", ["/people/bob", "/people/nobody/files", "/nothing", "/documents/999", ""])
+def test_problems_are_written_as_the_tree_writes_them(url, ask):
+    other = ask("DELETE" if not url else "GET", f"/other{url}")
+    assert other.content_type == "text/plain"
+    assert other.text == ("404: Not found." if url else other.text)
+    is_problem(ask("GET", f"{API}/nothing{url}"), 404)
+
+
+def test_paths_that_only_begin_like_a_prefix_belong_to_the_tree_without_one(ask):
+    is_problem(ask("GET", "/otherwise"), 404)
+
+
+def test_each_service_is_registered_in_every_tree_that_has_its_class(both):
+    paths = set(both.registry.cornice_services)
+    assert {
+        f"{API}/users/{{user}}/files/{{file}}",
+        "/other/people/{user}/files/{file}",
+        "/other/documents/{file}",
+    } <= paths
+    assert not any(path.startswith("/other/runs") for path in paths)
+
+
+def test_a_request_has_the_tree_of_its_context(both, ada):
+    request = Request.blank("/other/people")
+    request.registry = both.registry
+    assert both.registry.trees[1](request)["people"].tree is both.registry.trees[1]
