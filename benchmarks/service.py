@@ -54,7 +54,7 @@ class Service:
     def _write_ini(self, folder: Path, scheduler: bool) -> None:
         """Copy development.ini; only what this run needs to be its own is changed."""
         ini = development()
-        ini["server:main"]["port"] = str(self.port)
+        ini["app:main"]["mlapi.port"] = str(self.port)
         ini["app:main"]["mlapi.data_dir"] = _literal(folder / "data")
         ini["app:main"]["mlapi.scheduler"] = str(scheduler).lower()
         ini["alembic"]["script_location"] = _literal(ROOT / "alembic")

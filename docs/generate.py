@@ -21,19 +21,20 @@ HERE = Path(__file__).parent
 SETTINGS = """\
 # Settings
 
-Each is `mlapi.NAME` in the ini file or `MLAPI_NAME` in the environment, which wins. They are read once; the service
-does not start with one that is wrong or unknown. This page is written by `make docs` from `mlapi/settings.py`.
+A setting is `mlapi.NAME` in the ini file or `MLAPI_NAME` in the environment, which takes precedence. Settings are read
+once; the service does not start with an invalid or unknown one. `make docs` generates this page from
+`mlapi/settings.py`.
 
 | name | default | meaning |
 | --- | --- | --- |
 {rows}
 
-Those who come from MLsploit's REST API know some of them by other names:
+Names of the corresponding settings in MLsploit's REST API:
 
 | MLsploit | mlapi |
 | --- | --- |
 | `MLSPLOIT_API_SECRET_KEY` | `MLAPI_SECRET_KEY` |
-| `MLSPLOIT_API_ALLOWED_HOSTS` | `MLAPI_ALLOWED_HOSTS` (ours allows this machine only, unless told otherwise) |
+| `MLSPLOIT_API_ALLOWED_HOSTS` | `MLAPI_ALLOWED_HOSTS` (by default, this machine only) |
 | `MLSPLOIT_API_SCRATCH_DIR` | `MLAPI_SCRATCH_DIR` |
 | `MLSPLOIT_API_DB_PATH` | `MLAPI_DATABASE_URL` |
 | `MLSPLOIT_API_MEDIA_DIR` | `MLAPI_MEDIA_DIR` |

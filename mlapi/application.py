@@ -11,7 +11,7 @@ from mlapi.http.request import Request
 from mlapi.resources import TREE
 from mlapi.resources.tree import Tree
 from mlapi.settings import Settings
-from mlapi.storage import store_from
+from mlapi.storage import open_store
 
 
 class JsonRenderer:
@@ -35,7 +35,7 @@ def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Any:
     settings = Settings.read(ini)
     with Configurator(settings={**ini, "handle_exceptions": False}) as config:
         config.registry.mlapi = settings
-        config.registry.store = store_from(str(settings.media_dir))
+        config.registry.store = open_store(settings.media_dir)
         config.registry.trees = trees
         config.add_renderer("json", JsonRenderer)
         for part in ("cornice", "mlapi.database", "mlapi.security", "mlapi.resources", "mlapi.views.errors"):

@@ -15,7 +15,7 @@ from mlapi.models import File, ModuleVersion
 from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.settings import Settings
-from mlapi.storage import BlobStore, store_from
+from mlapi.storage import BlobStore, open_store
 
 LATE = 10.0
 """Seconds after a lease's end by which a scheduler that lives has noticed."""
@@ -92,7 +92,7 @@ QUERIES = {
 
 def violations(settings: Settings) -> Iterator[str]:
     """Every violation, as a line for a person."""
-    database, store = Database(settings.database_url), store_from(str(settings.media_dir))
+    database, store = Database(settings.database_url), open_store(settings.media_dir)
     try:
         with database.reading() as db:
             yield from of_tables(db)

@@ -1,8 +1,7 @@
-"""The server of `pserve`: waitress with our limits and, where the settings say so, a scheduler beside it."""
+"""The server of `pserve`: waitress with the limits of the service and, if configured, a scheduler process."""
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -12,68 +11,74 @@ from typing import Any
 
 import waitress
 
+from mlapi.settings import SettingsError
+
 log = logging.getLogger(__name__)
 
-AGAIN = 1.0
-"""Seconds before a scheduler that ended is started again."""
+RESTART = 1.0
+"""Seconds before a scheduler that ended is restarted."""
 
 LIMITS = {
-    "connection_limit": "1000",  # At waitress' own 100, as many idle sockets would hang it.
-    "asyncore_use_poll": "true",  # Its select() takes no more than 1,024 sockets.
+    "connection_limit": "1000",  # With waitress' default, 100 idle connections block the server.
+    "asyncore_use_poll": "true",  # select() supports at most 1024 sockets.
     "channel_timeout": "60",
     "max_request_header_size": "32768",
     "ident": "",
     "clear_untrusted_proxy_headers": "true",
 }
 
+ELSEWHERE = ("host", "port", "listen", "unix_socket")
+"""Options of waitress that are settings of mlapi instead, because the scheduler needs them too."""
+
 
 def serve(app: Any, global_conf: dict[str, str], **options: str) -> None:
-    """Serve until told to stop; called by pserve for ``[server:main] use = egg:mlapi``.
+    """Serve until SIGTERM; called by pserve for ``[server:main] use = egg:mlapi``.
 
-    `MLAPI_HOST` and `MLAPI_PORT` in the environment win over the ini file.
+    `options` are options of waitress; the address comes from the settings. Raises `SettingsError` for an address
+    among the options.
     """
+    for name in ELSEWHERE:
+        if name in options:
+            raise SettingsError(
+                f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
+            )
     settings = app.registry.mlapi
-    environ = {name: os.environ.get(f"MLAPI_{name.upper()}") for name in ("host", "port")}
-    options |= {name: value for name, value in environ.items() if value is not None}
     limits = LIMITS | {"max_request_body_size": str(settings.upload_limit + settings.body_limit)}
-    family: Any = contextlib.nullcontext()
-    if settings.scheduler:
-        host, port = options.get("host", "127.0.0.1"), options.get("port", "8080")
-        family = scheduler(global_conf["__file__"], f"http://{host}:{port}")
-    signal.signal(signal.SIGTERM, _leave)
+    family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
+    signal.signal(signal.SIGTERM, _exit)
     with family:
-        waitress.serve(app, **(limits | options))
+        waitress.serve(app, **(limits | options), host=settings.host, port=settings.port)
 
 
-def _leave(*_signal: Any) -> None:
-    """End as at Ctrl-C: waitress answers what it is at, for 5 seconds at most, and takes nothing more."""
+def _exit(*_signal: object) -> None:
+    """Exit as on Ctrl-C: waitress completes the current requests, for at most 5 seconds."""
     sys.exit(0)
 
 
 @contextlib.contextmanager
-def scheduler(ini: str, url: str) -> Iterator[None]:
-    """Keep a scheduler running beside this process, which ends with it, whatever ends it.
+def scheduler(ini: str) -> Iterator[None]:
+    """Keep a scheduler process running, which ends with this process, however this process ends.
 
-    The scheduler ends when its standard input does, and that is a pipe which only this process holds.
+    The scheduler ends at the end of its standard input, which is a pipe that only this process holds.
     """
-    ended = threading.Event()
+    stopping = threading.Event()
     child: list[subprocess.Popen[bytes]] = []
 
-    def keep() -> None:
-        while not ended.is_set():
+    def supervise() -> None:
+        while not stopping.is_set():
             command = [sys.executable, "-m", "mlapi.cli.scheduler", "--until-eof", ini]
-            child[:] = [subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "MLAPI_URL": url})]
+            child[:] = [subprocess.Popen(command, stdin=subprocess.PIPE)]
             status = child[0].wait()
-            if not ended.is_set():
-                log.error("The scheduler ended with status %d and is started again.", status)
-            ended.wait(AGAIN)
+            if not stopping.is_set():
+                log.error("The scheduler ended with exit status %d and is restarted.", status)
+            stopping.wait(RESTART)
 
-    thread = threading.Thread(target=keep, name="scheduler", daemon=True)
+    thread = threading.Thread(target=supervise, name="scheduler", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stopping.set()
         if child:
             child[0].terminate()
         thread.join(timeout=10)

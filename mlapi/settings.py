@@ -1,6 +1,6 @@
-"""Every setting: its name, type, default and meaning, read once and refused at start-up when wrong.
+"""Settings: names, types, defaults and descriptions. They are read once and validated at the start.
 
-A setting ``x`` is ``mlapi.x`` in the ini file or ``MLAPI_X`` in the environment, which wins.
+A setting ``x`` is ``mlapi.x`` in the ini file or ``MLAPI_X`` in the environment, which takes precedence.
 """
 
 import os
@@ -14,11 +14,14 @@ from typing import Any
 
 PREFIX = "mlapi."
 SECRET_BYTES = 32
-"""A key of HMAC-SHA-256 is at least as long as its digest (RFC 7518, 3.2)."""
+"""Minimum length of a key of HMAC-SHA-256: that of the digest (RFC 7518, 3.2)."""
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses are compared, not bound
+"""Addresses that stand for all interfaces, and the loopback address at which this machine reaches them."""
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the message has one line for each that is wrong."""
+    """The settings are not valid; the message has one line for every error."""
 
 
 def text(value: str) -> str:
@@ -27,15 +30,31 @@ def text(value: str) -> str:
 
 
 def whole(value: str) -> int:
-    """A whole number above zero."""
+    """A positive integer."""
     number = int(value)
     if number < 1:
         raise ValueError("must be above zero")
     return number
 
 
+def port_number(value: str) -> int:
+    """A TCP port."""
+    number = int(value)
+    if not 1 <= number <= 65535:
+        raise ValueError("must be between 1 and 65535")
+    return number
+
+
+def hostname(value: str) -> str:
+    """A host name or an IP address; an IPv6 address may be in brackets."""
+    host = value.strip().removeprefix("[").removesuffix("]")
+    if not host or "/" in host or " " in host or "*" in host:
+        raise ValueError("must be a host name or an IP address")
+    return host
+
+
 def seconds(value: str) -> float:
-    """A number of seconds above zero."""
+    """A positive number of seconds."""
     number = float(value)
     if not 0 < number < float("inf"):
         raise ValueError("must be a number of seconds above zero")
@@ -44,6 +63,8 @@ def seconds(value: str) -> float:
 
 def path(value: str) -> Path:
     """A path."""
+    if "://" in value:
+        raise ValueError("must be a path on this machine, not a URL")
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
@@ -51,18 +72,18 @@ def path(value: str) -> Path:
 
 
 def path_or_none(value: str) -> Path | None:
-    """A path, or nothing where it is empty."""
+    """A path, or None for an empty text."""
     return path(value) if value else None
 
 
 def names(value: str) -> tuple[str, ...]:
-    """Names, separated by commas or white space."""
+    """Names separated by commas or whitespace."""
     return tuple(value.replace(",", " ").split())
 
 
-def url(value: str) -> str:
-    """An http or https URL without a path."""
-    if not value.startswith(("http://", "https://")):
+def url_or_empty(value: str) -> str:
+    """An http or https URL without a path, or an empty text."""
+    if value and not value.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
     return value.rstrip("/")
 
@@ -75,85 +96,95 @@ def flag(value: str) -> bool:
         raise ValueError("must be true or false") from None
 
 
-def setting(read: Callable[[str], Any], default: str, meaning: str) -> Any:
-    """A row of the table: how its text is read, its default as text, and what it means."""
+def setting(read: Callable[[str], object], default: str, meaning: str) -> Any:
+    """A row of the table: the function that parses the text, the default as text, and the description."""
     return field(metadata={"read": read, "default": default, "meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The table of settings; `read` makes one from an ini file and the environment."""
+    """The table of settings; `read` creates an instance from an ini file and the environment."""
 
     secret_key: str = setting(
         text,
         "",
-        "Key that signs tokens, 32 bytes or more. Empty: kept in data_dir/secret_key, made at first use.",
+        "Key that signs tokens, at least 32 bytes. Empty: data_dir/secret_key, generated at the first start.",
     )
-    data_dir: Path = setting(path, "var", "Folder of everything the service keeps, unless said otherwise below.")
+    data_dir: Path = setting(path, "var", "Folder of all persistent data, except where the settings below differ.")
     database_url: str = setting(
         text, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
     )
-    media_dir: Path = setting(path_or_none, "", "Folder of the files' contents. Empty: data_dir/files.")
+    media_dir: Path = setting(path_or_none, "", "Folder of the contents of files. Empty: data_dir/files.")
     scratch_dir: Path = setting(
-        path_or_none, "", "Folder in which jobs run and uploads are unpacked. Empty: data_dir/scratch."
+        path_or_none, "", "Folder for running jobs and for unpacking uploads. Empty: data_dir/scratch."
+    )
+    host: str = setting(
+        hostname, "127.0.0.1", "Address on which the service listens; 0.0.0.0 or :: for all interfaces."
+    )
+    port: int = setting(port_number, "6543", "TCP port on which the service listens.")
+    url: str = setting(
+        url_or_empty,
+        "",
+        "Address at which schedulers and runners reach the service. Empty: host and port, on loopback if host is "
+        "0.0.0.0 or ::.",
     )
     allowed_hosts: tuple[str, ...] = setting(
         names,
         "localhost 127.0.0.1 [::1]",
-        "Host names that requests may ask for, without port; * allows any.",
+        "Allowed values of the Host header, without port; * allows any.",
     )
-    url: str = setting(url, "http://127.0.0.1:6543", "Address at which runners reach this service.")
-    access_token_lifetime: float = setting(seconds, "3600", "Seconds for which an access token is good.")
-    refresh_token_lifetime: float = setting(seconds, "86400", "Seconds for which a refresh token is good.")
-    password_length: int = setting(whole, "15", "Characters that a password must have at least.")
-    password_memory: int = setting(whole, "65536", "KiB of memory for one argon2id hash of a password.")
-    password_rounds: int = setting(whole, "3", "Passes of argon2id over that memory.")
-    body_limit: int = setting(whole, "1048576", "Bytes of a JSON body at most.")
-    upload_limit: int = setting(whole, "4294967296", "Bytes of an uploaded file at most.")
-    module_limit: int = setting(whole, "67108864", "Bytes of an uploaded module archive at most.")
-    log_limit: int = setting(whole, "10485760", "Bytes of a job's log at most; what goes beyond is dropped.")
-    sweep_grace: float = setting(seconds, "3600", "Seconds for which contents that no file refers to are kept.")
-    job_timeout: float = setting(seconds, "3600", "Seconds a job may run, where its task says nothing.")
-    job_timeout_limit: float = setting(seconds, "604800", "Seconds a task may ask for at most.")
-    job_attempts: int = setting(whole, "3", "Attempts at a job whose workers are lost, before it fails.")
+    access_token_lifetime: float = setting(seconds, "3600", "Lifetime of an access token in seconds.")
+    refresh_token_lifetime: float = setting(seconds, "86400", "Lifetime of a refresh token in seconds.")
+    password_length: int = setting(whole, "15", "Minimum length of a password in characters.")
+    password_memory: int = setting(whole, "65536", "Memory for one argon2id hash of a password in KiB.")
+    password_rounds: int = setting(whole, "3", "Number of argon2id iterations.")
+    body_limit: int = setting(whole, "1048576", "Maximum size of a JSON body in bytes.")
+    upload_limit: int = setting(whole, "4294967296", "Maximum size of an uploaded file in bytes.")
+    module_limit: int = setting(whole, "67108864", "Maximum size of an uploaded module archive in bytes.")
+    log_limit: int = setting(whole, "10485760", "Maximum size of a job's log in bytes; the rest is discarded.")
+    sweep_grace: float = setting(seconds, "3600", "Seconds after which unreferenced contents are deleted.")
+    job_timeout: float = setting(seconds, "3600", "Time limit of a job in seconds, unless its task has one.")
+    job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a task in seconds.")
+    job_attempts: int = setting(whole, "3", "Number of attempts after which a job fails if its workers are lost.")
     job_lease: float = setting(
-        seconds, "60", "Seconds without a heartbeat after which a worker counts as lost; 15 or more for SQLite."
+        seconds, "60", "Seconds without a heartbeat after which a worker is lost; at least 15 for SQLite."
     )
-    job_heartbeat: float = setting(seconds, "1", "Seconds between the heartbeats of a running job.")
-    scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler of its own, which ends with it.")
-    scheduler_interval: float = setting(seconds, "0.05", "Seconds between the scheduler's looks for queued jobs.")
-    slots: int = setting(whole, "2", "Jobs that the local executor runs at once.")
-    worker: str = setting(text, socket.gethostname(), "Name under which this machine claims jobs.")
-    module_python: str = setting(text, sys.executable, "Python interpreter that runs the modules' code.")
+    job_heartbeat: float = setting(seconds, "1", "Interval between the heartbeats of a running job in seconds.")
+    scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler, which ends with it.")
+    scheduler_interval: float = setting(seconds, "0.05", "Interval at which the scheduler polls the queue in seconds.")
+    slots: int = setting(whole, "2", "Number of jobs that this machine runs at the same time.")
+    worker: str = setting(text, socket.gethostname(), "Name of this machine as a worker.")
+    module_python: str = setting(text, sys.executable, "Python interpreter that runs modules.")
 
     @classmethod
     def read(cls, ini: Mapping[str, str], environ: Mapping[str, str] | None = None) -> "Settings":
-        """Make the settings from what an ini file says and `environ` (default: the process's) overrides.
+        """Read the settings of an ini file, overridden by `environ` (default: the environment of the process).
 
-        Raises `SettingsError` that names every unknown and every wrong setting.
+        Raises `SettingsError` that lists all unknown settings and all invalid values.
         """
         environ = os.environ if environ is None else environ
-        known = {each.name: each for each in fields(cls)}
-        given = {key.removeprefix(PREFIX): value for key, value in ini.items() if key.startswith(PREFIX)}
-        errors = [f"{PREFIX}{name}: there is no such setting" for name in sorted(given.keys() - known.keys())]
+        known = {row.name: row for row in fields(cls)}
+        texts = {key.removeprefix(PREFIX): value for key, value in ini.items() if key.startswith(PREFIX)}
+        errors = [f"{PREFIX}{name}: unknown setting" for name in sorted(texts.keys() - known.keys())]
         values = {}
         for name, row in known.items():
-            told = environ.get(f"MLAPI_{name.upper()}", given.get(name, row.metadata["default"]))
+            value = environ.get(f"MLAPI_{name.upper()}", texts.get(name, row.metadata["default"]))
             try:
-                values[name] = row.metadata["read"](told)
+                values[name] = row.metadata["read"](value)
             except (ValueError, OverflowError) as error:
-                errors.append(f"{PREFIX}{name}: {told!r} {error}")
+                errors.append(f"{PREFIX}{name}: {value!r} {error}")
         if errors:
             raise SettingsError("\n".join(errors))
         return cls(**_complete(values))
 
 
 def _complete(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the settings whose defaults lie in the data folder, and hold those that depend on others."""
+    """Fill in the defaults that depend on other settings, and check the combinations."""
     data = values["data_dir"] = values["data_dir"].absolute()
     for name, folder in (("media_dir", "files"), ("scratch_dir", "scratch")):
         values[name] = data / folder if values[name] is None else values[name].absolute()
     values["database_url"] = values["database_url"] or f"sqlite:///{data / 'mlapi.db'}"
+    values["url"] = values["url"] or _url(values["host"], values["port"])
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         values["secret_key"] = values["secret_key"] or _kept_secret(data / "secret_key")
@@ -161,9 +192,9 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"{PREFIX}data_dir: {error}") from None
     errors = []
     if len(values["secret_key"].encode()) < SECRET_BYTES or len(set(values["secret_key"])) < 8:
-        errors.append(f"{PREFIX}secret_key: must be {SECRET_BYTES} random bytes or more")
+        errors.append(f"{PREFIX}secret_key: must be at least {SECRET_BYTES} random bytes")
     if values["job_lease"] < 3 * values["job_heartbeat"]:
-        errors.append(f"{PREFIX}job_lease: must be three times job_heartbeat or more")
+        errors.append(f"{PREFIX}job_lease: must be at least three times job_heartbeat")
     if values["job_timeout"] > values["job_timeout_limit"]:
         errors.append(f"{PREFIX}job_timeout: must not be above job_timeout_limit")
     if errors:
@@ -171,15 +202,21 @@ def _complete(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _url(host: str, port: int) -> str:
+    """The address at which this machine reaches a server on this host and port."""
+    host = WILDCARDS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _kept_secret(place: Path) -> str:
-    """Return the key kept at `place`, made there by whichever process comes first."""
+    """The key in the file `place`, generated by the first process that needs it."""
     if not place.exists():
         fresh = place.with_name(f"{place.name}.{secrets.token_hex(8)}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(2 * SECRET_BYTES))
         try:
-            os.link(fresh, place)  # Unlike a rename, this never replaces a key that others already use.
+            os.link(fresh, place)  # Unlike a rename, this never replaces an existing key.
         except FileExistsError:
             pass
         finally:
@@ -188,10 +225,10 @@ def _kept_secret(place: Path) -> str:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Name, default and meaning of each setting, for the documentation."""
+    """Name, default and description of all settings, for the documentation."""
 
     def default(row: Field[Any]) -> str:
-        machine = {"worker": "the host's name", "module_python": "the service's own"}
+        machine = {"worker": "the host name", "module_python": "that of the service"}
         return machine.get(row.name) or row.metadata["default"]
 
     return [(row.name, default(row), row.metadata["meaning"]) for row in fields(Settings)]

@@ -257,7 +257,6 @@ class Service:
         self.environ = {
             **os.environ,
             "MLAPI_DATABASE_URL": url,
-            "MLAPI_URL": f"http://127.0.0.1:{self.port}",
             "MLAPI_SECRET_KEY": os.urandom(24).hex(),
         }
         self.server: subprocess.Popen[bytes] | None = None
@@ -312,9 +311,13 @@ class Service:
             return bool(Http(self.port)("GET", "modules", status=401))
         return False
 
-    def schedule(self, worker: str = "one") -> subprocess.Popen[bytes]:
+    def move(self, port: int) -> None:
+        """Speak to the server at another port from now on."""
+        self.port = self.api.port = port
+
+    def schedule(self, worker: str = "one", **environ: str) -> subprocess.Popen[bytes]:
         """Start a scheduler."""
-        self.schedulers.append(self._start("mlapi-scheduler", str(self.ini), MLAPI_WORKER=worker))
+        self.schedulers.append(self._start("mlapi-scheduler", str(self.ini), MLAPI_WORKER=worker, **environ))
         return self.schedulers[-1]
 
     def family(self, started: subprocess.Popen[bytes]) -> list[Process]:

@@ -31,8 +31,6 @@ use = egg:mlapi
 
 [server:main]
 use = egg:mlapi
-host = 127.0.0.1
-port = {port}
 
 [pshell]
 setup = mlapi.pshell.setup
@@ -68,13 +66,14 @@ def write_ini(folder: Path, url: str, port: int = 6543, **settings: Any) -> Path
     told = {
         "database_url": url,
         "data_dir": folder / "data",
+        "port": port,
         "password_memory": 64,
         "password_rounds": 1,
         **settings,
     }
     lines = "\n".join(f"mlapi.{name} = {str(value).replace('%', '%%')}" for name, value in told.items())
     ini = folder / "testing.ini"
-    ini.write_text(INI.format(settings=lines, root=ROOT, port=port))
+    ini.write_text(INI.format(settings=lines, root=ROOT))
     return ini
 
 

@@ -19,7 +19,7 @@ from mlapi.models.deletion import delete_module
 from mlapi.models.users import Role
 from mlapi.security import Passwords, Tokens, Use
 from mlapi.settings import Settings, SettingsError
-from mlapi.storage import store_from
+from mlapi.storage import open_store
 
 Arguments = argparse.Namespace
 DAY = 86400.0
@@ -52,7 +52,7 @@ def checkuserexists(settings: Settings, arguments: Arguments) -> int:
 
 def createmodule(settings: Settings, arguments: Arguments) -> int:
     """Register a module from its folder or archive; the same content again is the same version."""
-    intake = Intake(store_from(str(settings.media_dir)), settings.scratch_dir)
+    intake = Intake(open_store(settings.media_dir), settings.scratch_dir)
     source = Path(arguments.source)
     if source.is_dir():
         content = intake.store_folder(source)
@@ -81,7 +81,7 @@ def removemodule(settings: Settings, arguments: Arguments) -> int:
 def sweep(settings: Settings, _arguments: Arguments) -> int:
     """Delete contents that nothing refers to and that are older than sweep_grace."""
     database = Database(settings.database_url)
-    store = store_from(str(settings.media_dir))
+    store = open_store(settings.media_dir)
     swept = store.sweep(lambda digests: referenced(database, digests), settings.sweep_grace)
     print(f"Deleted {swept.blobs} blobs of {swept.size} bytes and {swept.temporary} temporary files.")
     return 0

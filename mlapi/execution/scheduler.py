@@ -1,17 +1,16 @@
-"""The scheduler: claims queued jobs, hands each attempt to the executor, and notices what was lost."""
+"""The scheduler: claims queued jobs, submits their attempts to the executor, and detects lost workers."""
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
-import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from mlapi.database import Database
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
-from mlapi.resources import TREE
 from mlapi.security import Tokens, Use
 from mlapi.settings import Settings
 from mlapi.storage import BlobStore
@@ -19,62 +18,74 @@ from mlapi.storage import BlobStore
 log = logging.getLogger(__name__)
 
 LATE = 1.0
-"""Seconds between two looks for leases that ran out."""
+"""Seconds between two checks for expired leases."""
 
 SWEEP = 3600.0
 """Seconds between two sweeps of the store."""
 
 TOKEN_MARGIN = 3600.0
-"""Seconds for which an attempt's token outlives its job's time limit, for inputs and outputs to travel."""
+"""Seconds by which the token of an attempt outlives the time limit of its job, for the transfer of files."""
 
 RECOVERY = 1.0
-"""Seconds to wait after the database did not answer."""
+"""Seconds to wait after an error of the database."""
 
 
 class Scheduler:
-    """Moves jobs from QUEUED to RUNNING, and back or on where their workers were lost.
+    """Moves jobs from QUEUED to RUNNING, and queues or fails those whose workers are lost.
 
-    Any number of schedulers may work on one database: a claim is one statement, and what they do about lost
-    attempts is fenced.
+    Several schedulers can share a database: a claim is one statement, and the handling of lost attempts is fenced.
+    `attempt_url` returns the URL of an attempt for its runner.
     """
 
-    def __init__(self, settings: Settings, database: Database, executor: Executor, store: BlobStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        executor: Executor,
+        store: BlobStore,
+        attempt_url: Callable[[int], str],
+    ) -> None:
         self._settings, self._database, self._executor, self._store = settings, database, executor, store
+        self._attempt_url = attempt_url
         self._tokens = Tokens(settings.secret_key)
-        self._stop = threading.Event()
-        self._look_for_late = 0.0
+        self.stopping = threading.Event()
+        self._next_lease_check = 0.0
         self._ended: dict[int, int] = {}
 
     def stop(self) -> None:
-        """Have `run` return soon; jobs that run go on."""
-        self._stop.set()
+        """Make `run` return soon; running jobs continue."""
+        self.stopping.set()
+
+    def close(self) -> None:
+        """Release the executor; running jobs continue."""
+        self._executor.close()
 
     def run(self) -> None:
-        """Schedule until told to stop."""
-        threading.Thread(target=self._sweep_now_and_then, name="sweep", daemon=True).start()
-        while not self._stop.is_set():
+        """Schedule until `stop` is called."""
+        threading.Thread(target=self._sweep_periodically, name="sweep", daemon=True).start()
+        while not self.stopping.is_set():
             try:
                 busy = self.tick()
             except OperationalError:
-                log.warning("The database does not answer.", exc_info=True)
-                self._stop.wait(RECOVERY)
+                log.warning("The database is not available.", exc_info=True)
+                self.stopping.wait(RECOVERY)
                 continue
             if not busy:
-                self._stop.wait(self._settings.scheduler_interval)
-        self._executor.close()
+                self.stopping.wait(self._settings.scheduler_interval)
+        self.close()
 
     def tick(self) -> bool:
-        """Look once at runners, leases and the queue; returns whether something was claimed."""
+        """Check runners, leases and the queue once; returns whether a job was claimed."""
         self._ended |= self._executor.poll()
         for attempt_id, code in list(self._ended.items()):
-            self._lose(attempt_id, f"The runner ended with exit status {code} and reported nothing.")
-            del self._ended[attempt_id]  # Only now: the database may not have answered, and be asked again.
-        if time.monotonic() >= self._look_for_late:
-            self._look_for_late = time.monotonic() + LATE
+            self._lose(attempt_id, f"The runner ended with exit status {code} without a report.")
+            del self._ended[attempt_id]  # Only now: after an error of the database, the next tick tries again.
+        if time.monotonic() >= self._next_lease_check:
+            self._next_lease_check = time.monotonic() + LATE
             with self._database.reading() as db:
-                late = attempts.expired(db)
-            for attempt_id in late:
-                self._lose(attempt_id, "The worker was not heard of before its lease ran out.")
+                expired = attempts.expired(db)
+            for attempt_id in expired:
+                self._lose(attempt_id, None)
                 self._executor.cancel(attempt_id)
         return self._claim()
 
@@ -95,22 +106,26 @@ class Scheduler:
 
     def _ticket(self, claim: attempts.Claim) -> Ticket:
         lifetime = (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
-        url = self._settings.url + TREE.path("attempt", {"attempt": claim.attempt_id})
-        return Ticket(claim.attempt_id, url, self._tokens.make(claim.attempt_id, Use.JOB, lifetime))
+        token = self._tokens.make(claim.attempt_id, Use.JOB, lifetime)
+        return Ticket(claim.attempt_id, self._attempt_url(claim.attempt_id), token)
 
-    def _lose(self, attempt_id: int, why: str) -> None:
+    def _lose(self, attempt_id: int, reason: str | None) -> None:
+        """End an attempt whose worker is lost; the default reason is that its lease has expired."""
         with self._database.writing.begin() as db:
-            attempt = db.scalars(sa.select(Attempt).where(Attempt.id == attempt_id)).first()
-            if attempt is not None and attempts.lose(db, attempt.fence, self._settings.job_attempts, why):
-                log.warning("Job %d: attempt %d is lost. %s", attempt.job_id, attempt.number, why)
+            attempt = db.get(Attempt, attempt_id)
+            if attempt is None:
+                return
+            reason = reason or f"No heartbeat from {attempt.worker} for {self._settings.job_lease:g} s."
+            if attempts.lose(db, attempt.fence, self._settings.job_attempts, reason):
+                log.warning("Job %d: attempt %d is lost. %s", attempt.job_id, attempt.number, reason)
 
-    def _sweep_now_and_then(self) -> None:
-        while not self._stop.wait(SWEEP):
+    def _sweep_periodically(self) -> None:
+        while not self.stopping.wait(SWEEP):
             try:
                 swept = self._store.sweep(
                     lambda digests: referenced(self._database, digests), self._settings.sweep_grace
                 )
             except (OperationalError, OSError):
-                log.warning("The store was not swept.", exc_info=True)
+                log.warning("The sweep of the store failed.", exc_info=True)
             else:
-                log.info("Swept %d blobs of %d bytes.", swept.blobs, swept.size)
+                log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)

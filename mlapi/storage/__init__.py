@@ -84,10 +84,8 @@ class BlobStore(Protocol):
         """
 
 
-def store_from(location: str) -> BlobStore:
-    """Return the store in the local folder `location`."""
-    from mlapi.storage.local import LocalStore  # which imports the definitions in this file
+def open_store(media_dir: Path) -> BlobStore:
+    """The store in a folder of this machine."""
+    from mlapi.storage.local import LocalStore  # It imports this module.
 
-    if "://" in location:
-        raise ValueError(f"Storage must be a local folder, not {location!r}.")
-    return LocalStore(Path(location))
+    return LocalStore(media_dir)

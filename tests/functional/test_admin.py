@@ -217,8 +217,19 @@ def test_wrong_settings_are_all_named_and_nothing_starts(tmp_path: Path, program
     ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", slots="many", no_such="1", job_lease="-1")
     words = ["-c", str(ini), "check"] if program == "mlapi-admin" else [str(ini)]
     done = subprocess.run([command(program), *words], capture_output=True, text=True, timeout=20, check=False)
-    refused(done, 2, "mlapi.slots: 'many'", "mlapi.no_such: there is no such setting", "mlapi.job_lease: '-1'")
+    refused(done, 2, "mlapi.slots: 'many'", "mlapi.no_such: unknown setting", "mlapi.job_lease: '-1'")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("option", ["host = 127.0.0.1", "port = 6543", "listen = *:6543", "unix_socket = socket"])
+def test_an_address_among_the_options_of_the_server_is_refused(tmp_path: Path, option: str) -> None:
+    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db")
+    ini.write_text(ini.read_text().replace("[server:main]\n", f"[server:main]\n{option}\n"))
+    done = subprocess.run([command("pserve"), ini], capture_output=True, text=True, timeout=20, check=False)
+    name = option.partition(" ")[0]
+    assert done.returncode == 1
+    said = f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
+    assert done.stderr.splitlines()[-1] == f"mlapi.settings.SettingsError: {said}"
 
 
 @pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])

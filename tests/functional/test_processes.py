@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.processes import HASTY, Process, Service, family, free_port, memory, process, wait_for
-from tests.support import API, command, multipart
+from tests.support import API, multipart
 
 pytestmark = [
     pytest.mark.xdist_group("processes"),
@@ -136,6 +135,19 @@ def test_a_job_outlives_the_server(service: Service, note: Path) -> None:
     (job,) = service.over(run)
     assert (job["status"], len(job["outputs"])) == ("FINISHED", 1)
     assert service.text(job["log"]) == "begins\nends\n"
+
+
+def test_a_scheduler_that_starts_before_the_server_waits_for_it(service: Service, note: Path) -> None:
+    run = service.start(task("wait", note))
+    service.end_schedulers()
+    assert service.server is not None
+    service.end(service.server)
+    scheduler = service.schedule()
+    time.sleep(2.0)
+    assert scheduler.poll() is None
+    service.serve()
+    (job,) = service.over(run)
+    assert job["status"] == "FINISHED"
 
 
 @pytest.mark.parametrize("function", ["wait", "stubborn"])
@@ -335,17 +347,25 @@ def test_the_servers_own_scheduler_ends_with_it(developer: Service, note: Path, 
     wait_for(lambda: not any(each.lives for each in (scheduler, *runners)), "the scheduler to end", 5)
 
 
-def test_the_environment_says_where_the_server_listens(service: Service) -> None:
-    port = free_port()
-    environ = {**service.environ, "MLAPI_PORT": str(port)}
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    with subprocess.Popen([command("pserve"), service.ini], env=environ) as server:
-        try:
-            wait_for(listens, "the server at its other port")
-        finally:
-            server.terminate()
-    assert not listens()
+def test_changing_the_port_alone_moves_the_server_its_scheduler_and_a_separate_one(
+    service: Service, note: Path
+) -> None:
+    service.end_schedulers()
+    assert service.server is not None
+    service.end(service.server)
+    moved, before = free_port(), service.port
+    environ = {"MLAPI_PORT": str(moved)}
+    service.move(moved)
+    try:
+        service.serve(**environ, MLAPI_SCHEDULER="true")
+        (job,) = service.over(service.start(task("wait", note)))
+        assert job["status"] == "FINISHED"
+        service.serve(**environ)
+        service.schedule(**environ)
+        (job,) = service.over(service.start(task("wait", note)))
+        assert job["status"] == "FINISHED"
+    finally:
+        service.end_schedulers()
+        if service.server is not None:
+            service.end(service.server)
+        service.move(before)

@@ -15,7 +15,7 @@ from mlapi.models.attempts import Output, Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
 from mlapi.settings import Settings
-from mlapi.storage import store_from
+from mlapi.storage import open_store
 from tests.rows import furnish
 
 CONTENT = b"content"
@@ -124,7 +124,7 @@ def sound(tmp_path_factory):
         for table in ("files", "module_versions"):
             db.execute(sa.update(Base.metadata.tables[table]).values(**sizes))
     database.engine.dispose()
-    store_from(str(folder / "files")).put([CONTENT])
+    open_store(folder / "files").put([CONTENT])
     return folder
 
 
@@ -222,7 +222,7 @@ def test_i7_a_size_that_is_not_the_contents_is_named(settings, db):
 
 
 def test_i6_an_old_blob_that_no_row_names_is_named(settings):
-    store = store_from(str(settings.media_dir))
+    store = open_store(settings.media_dir)
     spare = store.put([b"spare"]).sha256
     assert found(settings) == []
     old = time.time() - 2 * settings.sweep_grace - 1

@@ -293,7 +293,7 @@ def test_a_scheduler_outlasts_a_busy_database(
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     monkeypatch.setattr(scheduler, "RECOVERY", 0.01)
     settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url)
-    scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"))
+    scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"), str)
     thread = threading.Thread(target=scheduling.run)
     with sqlite.writing() as holder:
         add(holder, "grace")

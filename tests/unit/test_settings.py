@@ -47,6 +47,25 @@ def test_what_is_said_is_taken_as_what_it_is(read: Any, tmp_path: Path) -> None:
     assert settings.url == "https://mlapi.example"
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("127.0.0.1", "6543", "http://127.0.0.1:6543"),
+        ("127.0.0.1", "7000", "http://127.0.0.1:7000"),
+        ("mlapi.example.org", "80", "http://mlapi.example.org:80"),
+        ("0.0.0.0", "6543", "http://127.0.0.1:6543"),
+        ("::", "6543", "http://[::1]:6543"),
+        ("[::]", "6543", "http://[::1]:6543"),
+        ("fd00::7", "6543", "http://[fd00::7]:6543"),
+        ("[::1]", "6543", "http://[::1]:6543"),
+    ],
+)
+def test_the_url_is_derived_from_host_and_port_unless_it_is_set(read: Any, host: str, port: str, url: str) -> None:
+    assert read(host=host, port=port).url == url
+    assert read({"MLAPI_HOST": host, "MLAPI_PORT": port}, host="localhost", port="1").url == url
+    assert read(host=host, port=port, url="https://mlapi.example").url == "https://mlapi.example"
+
+
 def test_a_relative_folder_is_where_the_process_was_started(
     read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +98,13 @@ def test_the_settings_of_others_in_the_same_ini_file_are_passed_over(tmp_path: P
         ("scheduler", "yes", "must be true or false"),
         ("url", "127.0.0.1:6543", "must start with http:// or https://"),
         ("media_dir", "~nobody-of-this-name/x", "home directory"),
+        ("media_dir", "s3://bucket", "must be a path on this machine, not a URL"),
+        ("port", "0", "must be between 1 and 65535"),
+        ("port", "65536", "must be between 1 and 65535"),
+        ("port", "http", "invalid literal"),
+        ("host", "", "must be a host name or an IP address"),
+        ("host", "*", "must be a host name or an IP address"),
+        ("host", "http://localhost", "must be a host name or an IP address"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(read: Any, tmp_path: Path, name: str, value: str, words: str) -> None:
