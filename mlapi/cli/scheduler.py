@@ -58,7 +58,7 @@ def _scheduler(settings: Settings) -> Scheduler:
     return Scheduler(
         settings,
         Database(settings.database_url),
-        LocalExecutor(settings.slots, settings.scratch_dir, settings.module_python),
+        LocalExecutor(settings.scratch_dir, settings.module_python),
         open_store(settings.media_dir),
         lambda attempt_id: settings.url + TREE.path("attempt", {"attempt": attempt_id}),
     )

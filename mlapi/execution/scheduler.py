@@ -90,11 +90,9 @@ class Scheduler:
         return self._claim()
 
     def _claim(self) -> bool:
-        free = self._executor.capacity()
-        if free:
-            with self._database.reading() as db:
-                free = free if jobs.waiting(db) else 0
-                free = free and min(free, self._settings.slots - attempts.running(db, self._settings.worker))
+        """Claim jobs for the free slots; running attempts are counted in the database, which survives a restart."""
+        with self._database.reading() as db:
+            free = self._settings.slots - attempts.running(db, self._settings.worker) if jobs.waiting(db) else 0
         if free <= 0:
             return False
         with self._database.writing.begin() as db:

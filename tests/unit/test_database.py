@@ -280,9 +280,6 @@ class Ended:
         self.polls += 1
         return {1: 9}
 
-    def capacity(self) -> int:
-        return 0
-
     def close(self) -> None:
         pass
 

@@ -44,7 +44,7 @@ def scratch(tmp_path):
 
 @pytest.fixture
 def executor(scratch):
-    executor = LocalExecutor(2, scratch, sys.executable)
+    executor = LocalExecutor(scratch, sys.executable)
     yield executor
     executor.close()
     for runner in local._DETACHED:
@@ -85,23 +85,14 @@ def noted(server):
 
 def test_attempts_run_side_by_side_and_their_ends_are_told_once(executor, make_server):
     servers = [make_server("leave(); print('hello')"), make_server("sys.exit(3)")]
-    assert executor.capacity() == 2
     for number, server in enumerate(servers):
         executor.submit(ticket(server, number))
-    assert executor.capacity() == 0
     codes = {}
     wait_for(lambda: codes.update(executor.poll()) or len(codes) == 2)
     assert codes == {0: 0, 1: 0}
-    assert executor.capacity() == 2
     assert executor.poll() == {}
     assert [server.reports[0]["status"] for server in servers] == ["FINISHED", "FAILED"]
     assert servers[0].log == b"hello\n"
-
-
-def test_more_than_the_slots_leave_no_capacity(executor, make_server):
-    for number in range(3):
-        executor.submit(ticket(make_server(SLEEPER), number))
-    assert executor.capacity() == 0
 
 
 def test_a_ticket_does_not_show_its_token(make_server):
@@ -130,7 +121,7 @@ def test_a_runner_is_found_from_anywhere_and_takes_no_code_from_there(make_serve
     folder.mkdir()
     (folder / "json.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(folder)
-    executor = LocalExecutor(1, scratch, sys.executable)
+    executor = LocalExecutor(scratch, sys.executable)
     executor.submit(ticket(server))
     assert ended(executor) == 0
     executor.close()
@@ -213,7 +204,7 @@ import sys, time
 from pathlib import Path
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.executors.local import LocalExecutor
-executor = LocalExecutor(2, Path(sys.argv[1]), sys.executable)
+executor = LocalExecutor(Path(sys.argv[1]), sys.executable)
 executor.submit(Ticket(7, sys.argv[2], sys.stdin.readline().strip()))
 executor.poll()
 print("started", flush=True)
@@ -244,7 +235,7 @@ def test_when_the_scheduler_is_killed_the_idle_runner_leaves_and_the_others_fini
 def test_nothing_is_left_of_a_closed_executor(make_server, scratch):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
-        executor = LocalExecutor(1, scratch, sys.executable)
+        executor = LocalExecutor(scratch, sys.executable)
         executor.submit(ticket(make_server("leave()")))
         assert ended(executor) == 0
         executor.close()

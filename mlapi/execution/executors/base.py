@@ -16,9 +16,6 @@ class Ticket:
 class Executor(Protocol):
     """A place where runners run: this machine, or others."""
 
-    def capacity(self) -> int:
-        """Return how many more attempts can be started now."""
-
     def submit(self, ticket: Ticket) -> None:
         """Start a runner with this ticket."""
 

@@ -38,15 +38,11 @@ class LocalExecutor:
     this process. Runners with a ticket outlive this process, however it ends, and renew their own leases.
     """
 
-    def __init__(self, slots: int, scratch: Path, python: str) -> None:
-        self._slots, self._scratch, self._python = slots, scratch, python
+    def __init__(self, scratch: Path, python: str) -> None:
+        self._scratch, self._python = scratch, python
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._kill_at: dict[int, float] = {}
         self._idle: subprocess.Popen[bytes] | None = _start_runner()
-
-    def capacity(self) -> int:
-        """Return how many more attempts can be started now."""
-        return max(0, self._slots - len(self._running))
 
     def submit(self, ticket: Ticket) -> None:
         """Send the ticket to the idle runner, or to a new one."""
