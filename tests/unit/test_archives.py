@@ -1,4 +1,4 @@
-"""Archives hold module code; a hostile one is refused, and writes nothing outside its folder."""
+"""Unpacking and packing of module archives. A hostile archive is an error, and writes nothing outside its folder."""
 
 import bz2
 import gzip
@@ -38,17 +38,17 @@ def tar_member(name, content=b"", kind=tarfile.REGTYPE, mode=0o644, **more):
 
 
 def make_tar(*members, tar_format=tarfile.PAX_FORMAT, **options):
-    """A tar of (name, content) pairs and of what `tar_member` makes."""
+    """Return a tar of (name, content) pairs and of members from `tar_member`."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tar_format, **options) as archive:
-        for each in members:
-            info, content = tar_member(*each) if isinstance(each[0], str) else each
+        for member in members:
+            info, content = tar_member(*member) if isinstance(member[0], str) else member
             archive.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 
 def raw_tar(name=b"a", kind=b"0", content=b"", size=b"", magic=b"ustar\x0000"):
-    """One member of a tar with a right checksum, written by hand; the end is not."""
+    """Return one tar member with a valid checksum, without the end of the archive."""
     size = size or b"%011o\0" % len(content)
     block = struct.pack("100s8s8s8s12s12s8sc100s8s247x", name, b"644", b"", b"", size, b"", b" " * 8, kind, b"", magic)
     block = block[:148] + b"%06o\0 " % sum(block) + block[156:]
@@ -56,7 +56,7 @@ def raw_tar(name=b"a", kind=b"0", content=b"", size=b"", magic=b"ustar\x0000"):
 
 
 def pax(**records):
-    """An extended header of a tar."""
+    """Return a PAX header."""
     text = b""
     for key, value in records.items():
         record = b" %b=%b\n" % (key.replace("__", ".").encode(), value)
@@ -65,7 +65,7 @@ def pax(**records):
 
 
 def make_zip(*members, method=zipfile.ZIP_DEFLATED):
-    """A zip of (name, content) and (name, content, mode); the names are kept as they are."""
+    """Return a zip of (name, content) and (name, content, mode), with the names unchanged."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as archive:
         for name, content, *mode in members:
@@ -78,7 +78,7 @@ def make_zip(*members, method=zipfile.ZIP_DEFLATED):
 
 
 def patched(data, magic, at, field):
-    """The zip with `field` written at an offset in its first record of this magic."""
+    """Return the zip with `field` at an offset of its first record with this magic number."""
     start = data.index(magic) + at
     return data[:start] + field + data[start + len(field) :]
 
@@ -89,7 +89,7 @@ def encrypted_zip():
 
 
 def overlapping_zip():
-    """The first file is stored and reaches over the second, as in the bombs that need no nesting."""
+    """Return a zip whose first, uncompressed file overlaps the second, as in bombs without nesting."""
     data = make_zip(("a", b"x" * 100), ("b", b"y" * 100), method=zipfile.ZIP_STORED)
     start, end = 30 + len("a"), data.index(b"PK\1\2")
     checksum = struct.pack("<3L", zlib.crc32(data[start:end]), end - start, end - start)
@@ -97,7 +97,7 @@ def overlapping_zip():
 
 
 def lying_zip():
-    """The directory says 10 bytes; the body inflates to more."""
+    """Return a zip whose directory claims 10 bytes for a larger file."""
     return patched(make_zip(("a", b"x" * 1000)), b"PK\1\2", 24, struct.pack("<L", 10))
 
 
@@ -114,7 +114,7 @@ def packed(folder, **limits):
 
 @pytest.fixture
 def box(tmp_path):
-    """A folder to unpack into, with a neighbour that nothing may touch."""
+    """A folder to unpack into, beside a file that must not change."""
     (tmp_path / "neighbour").write_bytes(b"untouched")
     folder = tmp_path / "box"
     yield folder
@@ -149,14 +149,14 @@ READABLE = {
 
 
 @pytest.mark.parametrize("data", READABLE.values(), ids=READABLE)
-def test_the_same_files_come_out_of_whatever_archive(data, box):
+def test_equal_files_are_unpacked_from_every_format(data, box):
     assert unpacked(data, box) == FILES
     digest = hashlib.sha256(packed(box)).hexdigest()
     # Pinned, because it names the content of modules that were registered by earlier releases.
     assert digest == "c0fd26bfcddde635fd6fb80114e3e2f77d4bacb188d5101e4c28b273890927fc"
 
 
-def test_a_long_name_of_gnu_and_of_pax_is_read(box, tmp_path):
+def test_long_gnu_and_pax_names_are_supported(box, tmp_path):
     name = "é" * 30 + "/" + "b" * 120
     for number, tar_format in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         data = make_tar(MANIFEST, (name, b"content"), tar_format=tar_format)
@@ -164,7 +164,7 @@ def test_a_long_name_of_gnu_and_of_pax_is_read(box, tmp_path):
         (box / str(number) / name).unlink()
 
 
-def test_a_long_name_of_ustar_is_read(box):
+def test_long_ustar_names_are_supported(box):
     name = "a" * 90 + "/" + "b" * 90
     assert name in unpacked(make_tar(MANIFEST, (name, b""), tar_format=tarfile.USTAR_FORMAT), box)
 
@@ -178,11 +178,11 @@ def test_a_long_name_of_ustar_is_read(box):
     ],
     ids=["pax", "base 256", "spaces"],
 )
-def test_a_size_is_read_however_it_is_written(data, box):
+def test_every_format_of_a_size_is_supported(data, box):
     assert unpacked(data + bytes(1024), box) == {"a": b"xyz"}
 
 
-def test_entries_that_share_bytes_are_refused(box):
+def test_overlapping_zip_entries_are_an_error(box):
     with pytest.raises(BadArchive, match="overlap"):
         unpacked(overlapping_zip(), box)
 
@@ -195,7 +195,7 @@ def test_entries_that_share_bytes_are_refused(box):
     ],
     ids=["tar", "zip"],
 )
-def test_only_the_owners_executable_bit_is_kept_of_the_modes(data, box):
+def test_only_the_executable_bit_of_the_owner_is_kept(data, box):
     before = os.umask(0o077)
     try:
         unpacked(data, box)
@@ -205,7 +205,7 @@ def test_only_the_owners_executable_bit_is_kept_of_the_modes(data, box):
     assert stat.S_IMODE((box / "a").stat().st_mode) == 0o644
 
 
-def test_folders_can_be_entered_whatever_the_umask(box):
+def test_folders_are_accessible_whatever_the_umask(box):
     before = os.umask(0o077)
     try:
         unpacked(make_tar(MANIFEST, ("src/a", b"")), box)
@@ -214,11 +214,11 @@ def test_folders_can_be_entered_whatever_the_umask(box):
     assert stat.S_IMODE((box / "src").stat().st_mode) == 0o755
 
 
-def test_one_folder_is_stripped_even_where_its_name_comes_again_within_it(box):
+def test_a_single_top_level_folder_is_stripped_once(box):
     assert unpacked(make_tar(("x/x/x", b"1"), ("x/y", b"2")), box) == {"x/x": b"1", "y": b"2"}
 
 
-def test_a_folder_with_a_file_beside_it_is_not_stripped(box):
+def test_a_folder_beside_a_file_is_not_stripped(box):
     assert unpacked(make_tar(("x/a", b"1"), ("b", b"2")), box) == {"x/a": b"1", "b": b"2"}
 
 
@@ -315,7 +315,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused(data, box):
+def test_a_hostile_archive_is_an_error(data, box):
     with pytest.raises(BadArchive) as caught:
         unpacked(data, box)
     assert str(caught.value).endswith(".")
@@ -346,17 +346,17 @@ REASONS = {
 
 
 @pytest.mark.parametrize(("name", "words"), REASONS.items(), ids=REASONS)
-def test_the_author_is_told_what_is_wrong(name, words, box):
+def test_the_error_names_the_problem(name, words, box):
     with pytest.raises(BadArchive, match=re.escape(words)):
         unpacked(HOSTILE[name], box)
 
 
-def test_the_directory_of_a_zip_is_not_read_beyond_its_limit(box):
+def test_a_zip_directory_is_limited(box):
     with pytest.raises(BadArchive, match="more than 12 entries"):
         unpacked(make_zip(*((f"{number}/", b"", 0) for number in range(13))), box, **ROOMY)
 
 
-def test_what_gnu_keeps_where_posix_has_a_prefix_is_no_part_of_the_name(box):
+def test_gnu_fields_in_place_of_the_posix_prefix_are_ignored(box):
     block = bytearray(raw_tar(b"a", magic=b"ustar  \0"))
     block[345:357] = b"15000000000\0"
     block[148:156] = b" " * 8
@@ -380,7 +380,7 @@ ROOMY = {"files": 3, "file_size": 100, "total_size": 150, "path_length": 8, "dep
     ],
     ids=["files", "file_size", "total_size", "path_length", "depth", "members"],
 )
-def test_every_limit_refuses_what_is_over_it(make, members, words, box):
+def test_an_archive_over_a_limit_is_an_error(make, members, words, box):
     if make is make_tar:
         members = [tar_member(n, c, tarfile.DIRTYPE if n.endswith("/") else b"0") for n, c, *_ in members]
     with pytest.raises(BadArchive, match=words):
@@ -388,7 +388,7 @@ def test_every_limit_refuses_what_is_over_it(make, members, words, box):
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_every_limit_takes_what_is_just_within_it(make, box):
+def test_an_archive_at_every_limit_is_unpacked(make, box):
     files = {"a" * 8: b"x" * 100, "b/c": b"x" * 50, "d": b""}
     assert unpacked(make(*files.items()), box, **ROOMY) == files
     assert unpacked(packed(box, **ROOMY), box / "again", **ROOMY) == files
@@ -404,24 +404,24 @@ def test_every_limit_takes_what_is_just_within_it(make, box):
     ],
     ids=["tar.gz", "zip", "zip of many", "after the end"],
 )
-def test_a_bomb_is_refused_by_what_it_unpacks_to(data, box):
+def test_a_bomb_is_an_error_by_its_ratio(data, box):
     assert len(data) < 30_000
     with pytest.raises(BadArchive, match="100 times its size"):
         unpacked(data, box)
     assert sum(path.stat().st_size for path in box.rglob("*")) < 7_000_000
 
 
-def test_what_follows_the_end_of_a_tar_is_within_the_limits_too(box):
+def test_data_after_the_end_of_a_tar_counts_too(box):
     with pytest.raises(BadArchive, match="unpacks to more than"):
         unpacked(make_tar(MANIFEST) + bytes(40_000), box, **{**ROOMY, "path_length": 20})
 
 
-def test_what_compresses_well_but_is_small_is_no_bomb(box):
+def test_a_small_file_may_have_any_ratio(box):
     assert unpacked(gzip.compress(make_tar(("a", bytes(1_000_000)))), box) == {"a": bytes(1_000_000)}
 
 
-def test_a_size_that_the_header_denies_is_counted_all_the_same(box):
-    """The zip says 1 byte and holds more than the limit: it is stopped at the limit."""
+def test_sizes_are_counted_whatever_the_header_claims(box):
+    """The zip claims 1 byte and has more than the limit, which stops it."""
     data = patched(make_zip(("a", random.Random(1).randbytes(100_000))), b"PK\1\2", 24, struct.pack("<L", 1))
     with pytest.raises(BadArchive, match="larger than 70000 bytes"):
         unpacked(data, box, file_size=70_000)
@@ -429,7 +429,7 @@ def test_a_size_that_the_header_denies_is_counted_all_the_same(box):
 
 
 @pytest.mark.parametrize("kind", [b"g", b"x", b"L"])
-def test_extended_headers_cost_little_however_many(kind, box):
+def test_extended_headers_cost_limited_work(kind, box):
     text = b"".join(b"10 k%03d=x\n" % (number % 1000) for number in range(6000)) if kind != b"L" else b"a" * 60_000
     data = gzip.compress(raw_tar(b"pax", kind, text) * 200 + make_tar(MANIFEST), 1)
 
@@ -441,13 +441,13 @@ def test_extended_headers_cost_little_however_many(kind, box):
     assert calls < 1_500_000
 
 
-def test_more_extended_headers_than_members_are_refused(box):
+def test_the_number_of_extended_headers_is_limited(box):
     with pytest.raises(BadArchive, match="more than 12 entries"):
         unpacked(pax(path=b"a" * 4) * 13 + make_tar(MANIFEST), box, **ROOMY)
 
 
 @pytest.mark.parametrize("name", ["tar, pax", "tar.gz", "zip, deflated"])
-def test_an_archive_cut_anywhere_is_refused(name, tmp_path):
+def test_a_truncated_archive_is_an_error(name, tmp_path):
     data = READABLE[name]
     end = len(data.rstrip(b"\0")) if name == "tar, pax" else len(data) - 1
     for cut in {0, 1, end, *range(0, end, max(1, end // 60))}:
@@ -456,7 +456,7 @@ def test_an_archive_cut_anywhere_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tar, pax", "tar, gnu", "tar.gz", "zip, deflated", "zip, stored"])
-def test_damaged_bytes_are_refused_or_stay_in_the_folder(name, box):
+def test_a_damaged_archive_never_leaves_the_folder(name, box):
     chance = random.Random(20)
     original = READABLE[name].rstrip(b"\0") + bytes(1024) if name.startswith("tar,") else READABLE[name]
     refused = 0
@@ -471,7 +471,7 @@ def test_damaged_bytes_are_refused_or_stay_in_the_folder(name, box):
     assert refused > 20
 
 
-def test_a_folder_that_is_not_empty_is_left_alone(box):
+def test_a_folder_that_is_not_empty_is_not_changed(box):
     box.mkdir()
     (box / "mlapi.yaml").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
@@ -491,7 +491,7 @@ def test_a_link_that_appears_while_unpacking_is_not_followed(box):
     (box / "a").unlink()
 
 
-def test_packing_leaves_out_what_is_no_content(tmp_path):
+def test_packing_excludes_git_and_bytecode(tmp_path):
     for name in (".git/config", "src/__pycache__/a.cpython-311.pyc", "src/b.pyc", "src/a.py", ".gitignore"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -500,7 +500,7 @@ def test_packing_leaves_out_what_is_no_content(tmp_path):
         assert archive.getnames() == [".gitignore", "src/a.py"]
 
 
-def test_a_packed_folder_shows_nothing_of_the_machine(tmp_path):
+def test_a_packed_folder_has_no_trace_of_the_machine(tmp_path):
     long_name = "é" * 60 + "/" + "b" * 100
     for name, mode in (("b", 0o600), ("a", 0o700), ("a.d/x", 0o666), (long_name, 0o444)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -508,8 +508,8 @@ def test_a_packed_folder_shows_nothing_of_the_machine(tmp_path):
         (tmp_path / name).chmod(mode)
     with tarfile.open(fileobj=io.BytesIO(packed(tmp_path))) as archive:
         members = archive.getmembers()
-        assert [archive.extractfile(each).read().decode() for each in members] == [each.name for each in members]
-    assert [(each.name, each.mode) for each in members] == [
+        assert [archive.extractfile(member).read().decode() for member in members] == [m.name for m in members]
+    assert [(member.name, member.mode) for member in members] == [
         ("a", 0o755),
         ("a.d/x", 0o644),
         ("b", 0o644),
@@ -523,7 +523,7 @@ def bind(path):
         listener.bind(os.path.relpath(path))  # the path of a socket must be short
 
 
-def test_packing_refuses_links_and_special_files(tmp_path):
+def test_packing_links_and_special_files_is_an_error(tmp_path):
     for number, make in enumerate(
         [
             lambda path: path.symlink_to("mlapi.yaml"),
@@ -553,7 +553,7 @@ def test_packing_refuses_links_and_special_files(tmp_path):
         (["a", "A"], "case"),
     ],
 )
-def test_packing_keeps_the_rules_of_unpacking(tmp_path, names, words):
+def test_packing_and_unpacking_have_the_same_rules(tmp_path, names, words):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -562,21 +562,21 @@ def test_packing_keeps_the_rules_of_unpacking(tmp_path, names, words):
 
 
 @pytest.mark.parametrize(("sizes", "words"), [((101,), "100 bytes"), ((100, 51), "150 bytes in total")])
-def test_packing_keeps_the_limits_of_size(tmp_path, sizes, words):
+def test_packing_has_the_same_limits_of_size(tmp_path, sizes, words):
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes(size))
     with pytest.raises(BadArchive, match=words):
         packed(tmp_path, **ROOMY)
 
 
-def test_packing_refuses_folders_without_end(tmp_path):
+def test_packing_limits_the_number_of_folders(tmp_path):
     for number in range(13):
         (tmp_path / str(number)).mkdir()
     with pytest.raises(BadArchive, match="far more folders than files"):
         packed(tmp_path, **ROOMY)
 
 
-def test_packing_refuses_a_file_that_changes_meanwhile(tmp_path):
+def test_a_file_that_changes_while_packed_is_an_error(tmp_path):
     class Meddling(io.BytesIO):
         def write(self, data):
             (tmp_path / "a").write_bytes(b"longer")
@@ -587,7 +587,7 @@ def test_packing_refuses_a_file_that_changes_meanwhile(tmp_path):
         pack(tmp_path, Meddling())
 
 
-def test_limits_that_a_tar_cannot_keep_are_refused():
+def test_limits_beyond_the_tar_format_are_an_error():
     with pytest.raises(ValueError, match="8 GiB"):
         Limits(file_size=8 * 2**30)
 
@@ -597,7 +597,7 @@ NAMES = st.lists(st.text("abé漢 .-_", min_size=1, max_size=60).filter(lambda n
 
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(NAMES.map("/".join), st.tuples(st.binary(max_size=1200), st.booleans()), max_size=5))
-def test_what_was_packed_unpacks_to_what_packs_the_same(files):
+def test_packing_is_canonical(files):
     with tempfile.TemporaryDirectory() as name:
         first, second = Path(name) / "first", Path(name) / "second"
         first.mkdir()

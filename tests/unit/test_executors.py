@@ -1,4 +1,4 @@
-"""Runners as processes of this machine: started, watched, stopped, and let go."""
+"""Runners as processes on this machine: starting, watching, stopping and detaching them."""
 
 import json
 import os
@@ -14,18 +14,18 @@ import pytest
 from mlapi.execution.executors import local
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.executors.local import LocalExecutor
-from tests.unit.test_runner import SLEEPER, TOKEN, Server, alive, packed, wait_for
+from tests.unit.test_runner import SLEEPER, TOKEN, Server, alive, pack_module, wait_for
 
 
 @pytest.fixture
 def make_server(tmp_path):
-    """Makes servers of one attempt each, whose function runs the given code."""
+    """Return a function that starts a server of one attempt."""
     servers = []
 
     def make_server(main):
         server = Server()
         servers.append(server)
-        server.archive = packed(main)
+        server.archive = pack_module(main)
         server.note = tmp_path / f"note-{len(servers)}"
         server.arguments = {"note": str(server.note)}
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -58,33 +58,33 @@ def ticket(server, number=7):
 
 
 def runners(parent=None):
-    """The runners that a process has started."""
-    found = []
+    """Return the pids of the runners that a process has started."""
+    pids = []
     for folder in Path("/proc").iterdir():
         try:
-            ours = (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent or os.getpid())
+            is_child = (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent or os.getpid())
             # Between its fork and its exec a runner still has the arguments of the process that starts it.
-            if ours and b"mlapi.execution.runner" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+            if is_child and b"mlapi.execution.runner" in (folder / "cmdline").read_bytes():
+                pids.append(int(folder.name))
         except (OSError, ValueError, IndexError):
             continue
-    return [pid for pid in found if alive(pid)]
+    return [pid for pid in pids if alive(pid)]
 
 
 def ended(executor, number=7):
-    """Poll until an attempt has ended; return its code."""
+    """Poll until an attempt has ended, and return the exit code of its runner."""
     codes = {}
     wait_for(lambda: codes.update(executor.poll()) or number in codes)
     return codes[number]
 
 
-def noted(server):
+def read_note(server):
     wait_for(server.note.exists)
     return json.loads(server.note.read_text())
 
 
-def test_attempts_run_side_by_side_and_their_ends_are_told_once(executor, make_server):
-    servers = [make_server("leave(); print('hello')"), make_server("sys.exit(3)")]
+def test_attempts_run_concurrently_and_their_ends_are_returned_once(executor, make_server):
+    servers = [make_server("finish(); print('hello')"), make_server("sys.exit(3)")]
     for number, server in enumerate(servers):
         executor.submit(ticket(server, number))
     codes = {}
@@ -95,16 +95,16 @@ def test_attempts_run_side_by_side_and_their_ends_are_told_once(executor, make_s
     assert servers[0].log == b"hello\n"
 
 
-def test_a_ticket_does_not_show_its_token(make_server):
+def test_the_repr_of_a_ticket_hides_its_token(make_server):
     assert TOKEN not in repr(ticket(make_server("")))
 
 
-def test_a_runner_knows_nothing_of_the_service(executor, make_server, monkeypatch):
+def test_a_runner_inherits_no_secrets(executor, make_server, monkeypatch):
     monkeypatch.setenv("MLAPI_DATABASE_URL", "postgresql://hunter2@host/mlapi")
     server = make_server(SLEEPER)
     executor.submit(ticket(server, 1))  # takes the one that was started before the variable was set
     executor.submit(ticket(server))
-    noted(server)
+    read_note(server)
     for pid in runners():
         seen = Path(f"/proc/{pid}/cmdline").read_bytes()
         if os.geteuid() == 0:
@@ -115,8 +115,8 @@ def test_a_runner_knows_nothing_of_the_service(executor, make_server, monkeypatc
         assert os.getsid(pid) == pid
 
 
-def test_a_runner_is_found_from_anywhere_and_takes_no_code_from_there(make_server, scratch, monkeypatch):
-    server = make_server("leave()")
+def test_a_runner_starts_from_any_folder_and_imports_nothing_from_it(make_server, scratch, monkeypatch):
+    server = make_server("finish()")
     folder = scratch.parent / "elsewhere"
     folder.mkdir()
     (folder / "json.py").write_text("raise SystemExit(99)")
@@ -127,31 +127,31 @@ def test_a_runner_is_found_from_anywhere_and_takes_no_code_from_there(make_serve
     executor.close()
 
 
-def test_a_runner_waits_ahead_and_is_used_and_replaced(executor, make_server):
+def test_the_idle_runner_is_used_and_replaced(executor, make_server):
     wait_for(runners)
     (waiting,) = runners()
-    server = make_server("tell(os.getppid()); leave()")
+    server = make_server("note(os.getppid()); finish()")
     executor.submit(ticket(server))
-    assert noted(server) == waiting
+    assert read_note(server) == waiting
     executor.poll()
     wait_for(lambda: set(runners()) - {waiting})
     assert ended(executor) == 0
     assert len(runners()) == 1
 
 
-def test_a_waiting_runner_that_died_is_no_loss(executor, make_server):
+def test_a_dead_idle_runner_is_replaced(executor, make_server):
     wait_for(runners)
     (waiting,) = runners()
     os.kill(waiting, signal.SIGKILL)
     wait_for(lambda: not alive(waiting))
-    executor.submit(ticket(make_server("leave()")))
+    executor.submit(ticket(make_server("finish()")))
     assert ended(executor) == 0
 
 
-def test_cancelling_stops_the_function_and_leaves_the_report_to_others(executor, make_server):
+def test_cancelling_stops_the_function_without_a_report(executor, make_server):
     server = make_server(SLEEPER)
     executor.submit(ticket(server))
-    pid = noted(server)
+    pid = read_note(server)
     (runner,) = [process.pid for process in executor._running.values()]
     os.kill(runner, signal.SIGSTOP)
     executor.cancel(7)
@@ -166,11 +166,11 @@ def test_cancelling_stops_the_function_and_leaves_the_report_to_others(executor,
     executor.cancel(7)
 
 
-def test_a_runner_that_will_not_leave_is_killed_with_its_function(executor, make_server, monkeypatch):
+def test_a_runner_that_does_not_stop_is_killed_with_its_function(executor, make_server, monkeypatch):
     monkeypatch.setattr(local, "KILL_AFTER", 0.4)
-    server = make_server("tell([os.getppid(), os.getpid()]); time.sleep(60)")
+    server = make_server("note([os.getppid(), os.getpid()]); time.sleep(60)")
     executor.submit(ticket(server))
-    runner, function = noted(server)
+    runner, function = read_note(server)
     os.kill(runner, signal.SIGSTOP)
     began = time.monotonic()
     executor.cancel(7)
@@ -180,17 +180,17 @@ def test_a_runner_that_will_not_leave_is_killed_with_its_function(executor, make
     wait_for(lambda: not alive(function))
 
 
-def test_the_end_of_a_killed_runner_is_told(executor, make_server):
-    server = make_server("tell(os.getppid()); time.sleep(60)")
+def test_the_end_of_a_killed_runner_is_returned(executor, make_server):
+    server = make_server("note(os.getppid()); time.sleep(60)")
     executor.submit(ticket(server))
-    os.kill(noted(server), signal.SIGKILL)
+    os.kill(read_note(server), signal.SIGKILL)
     assert ended(executor) == -signal.SIGKILL
 
 
-def test_what_runs_goes_on_after_closing(executor, make_server):
-    server = make_server("tell(1); time.sleep(0.5); leave()")
+def test_running_attempts_continue_after_closing(executor, make_server):
+    server = make_server("note(1); time.sleep(0.5); finish()")
     executor.submit(ticket(server))
-    noted(server)
+    read_note(server)
     executor.poll()
     executor.close()
     assert len(runners()) == 1
@@ -212,14 +212,14 @@ time.sleep(60)
 """
 
 
-def test_when_the_scheduler_is_killed_the_idle_runner_leaves_and_the_others_finish(make_server, scratch):
-    server = make_server("tell(os.getppid()); time.sleep(1.0); leave()")
+def test_when_the_scheduler_is_killed_only_the_idle_runner_exits(make_server, scratch):
+    server = make_server("note(os.getppid()); time.sleep(1.0); finish()")
     command = [sys.executable, "-c", PARENT, str(scratch), server.url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         parent.stdin.write(TOKEN + "\n")
         parent.stdin.flush()
         assert parent.stdout.readline() == "started\n"
-        working = noted(server)
+        working = read_note(server)
         wait_for(lambda: len(runners(parent.pid)) == 2)
         (idle,) = set(runners(parent.pid)) - {working}
         parent.kill()
@@ -236,7 +236,7 @@ def test_nothing_is_left_of_a_closed_executor(make_server, scratch):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         executor = LocalExecutor(scratch, sys.executable)
-        executor.submit(ticket(make_server("leave()")))
+        executor.submit(ticket(make_server("finish()")))
         assert ended(executor) == 0
         executor.close()
         executor.close()

@@ -174,7 +174,7 @@ def test_an_mlapi_manifest_may_have_more_fields(folder):
     assert manifest.command == ("./run", "--fast")
     assert manifest.icon_url is None
     (function,) = manifest.functions
-    assert [(each.minimum, each.maximum) for each in function.options[1:3]] == [(0, 9), (None, 3)]
+    assert [(option.minimum, option.maximum) for option in function.options[1:3]] == [(0, 9), (None, 3)]
     assert (function.min_files, function.max_files) == (2, 3)
     assert function.output_files == ("model.npz", "*.png")
 
@@ -185,10 +185,10 @@ def test_block_style_yaml_equals_json(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("given", "bounds"), [(..., (1, None)), (None, (1, None)), ({}, (1, None)), ({"minimum": 0}, (0, None))]
+    ("files", "bounds"), [(..., (1, None)), (None, (1, None)), ({}, (1, None)), ({"minimum": 0}, (0, None))]
 )
-def test_a_function_takes_one_file_or_more_by_default(folder, given, bounds):
-    (function,) = read(write(folder, changed("functions.0.input_files", given))).functions
+def test_a_function_takes_one_file_or_more_by_default(folder, files, bounds):
+    (function,) = read(write(folder, changed("functions.0.input_files", files))).functions
     assert (function.min_files, function.max_files) == bounds
 
 

@@ -1,4 +1,4 @@
-"""What a function says it made, where it says it badly."""
+"""The validation of output.json and of the files it names."""
 
 import json
 import os
@@ -16,22 +16,22 @@ def folder(tmp_path):
     return folder
 
 
-def say(folder, *files, **said):
+def write_output(folder, *files, **fields):
     """Write an output.json that names these files, and the files."""
     for name in files:
         (folder / name).write_text(name)
-    whole = {"name": "f", "files": list(files), "files_created": list(files), "files_modified": []} | said
-    (folder / "output.json").write_text(json.dumps(whole))
+    document = {"name": "f", "files": list(files), "files_created": list(files), "files_modified": []} | fields
+    (folder / "output.json").write_text(json.dumps(document))
 
 
-def refusal(folder, inputs=()):
-    with pytest.raises(BadOutput) as refused:
+def error_of(folder, inputs=()):
+    with pytest.raises(BadOutput) as caught:
         read_outputs(folder, inputs)
-    return str(refused.value)
+    return str(caught.value)
 
 
-def test_each_file_has_an_origin_and_its_tags(folder):
-    say(
+def test_every_file_has_an_origin_and_tags(folder):
+    write_output(
         folder,
         "new",
         "changed",
@@ -44,7 +44,7 @@ def test_each_file_has_an_origin_and_its_tags(folder):
         metrics={"a": [1, 2.5, None, {"b": True}]},
     )
     outputs = read_outputs(folder, ["changed", "same", "over", "unused"])
-    assert [(each.name, each.origin, each.tags["n"]) for each in outputs.files] == [
+    assert [(output.name, output.origin, output.tags["n"]) for output in outputs.files] == [
         ("new", "created", 1),
         ("changed", "modified", 2),
         ("same", "unchanged", 3),
@@ -54,16 +54,16 @@ def test_each_file_has_an_origin_and_its_tags(folder):
     assert outputs.metrics == {"a": [1, 2.5, None, {"b": True}]}
 
 
-def test_only_the_list_of_files_is_needed(folder):
-    say(folder, "a")
+def test_only_the_list_of_files_is_required(folder):
+    write_output(folder, "a")
     (folder / "output.json").write_text('\ufeff{"files": ["a"], "metrics": null}', encoding="utf-8")
     outputs = read_outputs(folder, ["a"])
-    assert [(each.name, each.origin, each.tags) for each in outputs.files] == [("a", "unchanged", {})]
+    assert [(output.name, output.origin, output.tags) for output in outputs.files] == [("a", "unchanged", {})]
     assert outputs.metrics == {}
 
 
-def test_files_that_are_left_out_need_not_exist(folder):
-    say(folder, files=["absent"])
+def test_ignored_files_need_not_exist(folder):
+    write_output(folder, files=["absent"])
     assert read_outputs(folder, []).ignored == ["absent"]
 
 
@@ -94,34 +94,34 @@ def test_files_that_are_left_out_need_not_exist(folder):
         ('{"files": [], "tags": [{}]}', "output.json has tags for 1 files, but lists 0 files."),
     ],
 )
-def test_a_bad_output_json_is_refused(folder, text, reason):
+def test_an_invalid_output_json_is_an_error(folder, text, reason):
     (folder / "output.json").write_text(text)
-    assert refusal(folder).startswith(reason)
+    assert error_of(folder).startswith(reason)
 
 
-def test_bytes_that_are_no_text_are_refused(folder):
+def test_bytes_that_are_not_utf_8_are_an_error(folder):
     (folder / "output.json").write_bytes(b'{"files": ["\xff"]}')
-    assert refusal(folder).startswith("output.json is not JSON: not UTF-8: invalid start byte at byte 12.")
+    assert error_of(folder).startswith("output.json is not JSON: not UTF-8: invalid start byte at byte 12.")
 
 
 @pytest.mark.parametrize(
     "name",
     ["", ".", "..", "a/b", "/etc/passwd", "../input/a", "a\0b", "output.json", "\ud800", "ä" * 128, "a\\b", "a\nb"],
 )
-def test_names_that_are_not_plain_are_refused(folder, name):
-    say(folder, files=[name], files_created=[name])
-    assert refusal(folder).startswith(f"Invalid file name {name[:80]!r} in output.json. ")
+def test_names_that_are_not_plain_are_an_error(folder, name):
+    write_output(folder, files=[name], files_created=[name])
+    assert error_of(folder).startswith(f"Invalid file name {name[:80]!r} in output.json. ")
 
 
 @pytest.mark.parametrize("name", ["...", " a ", "ä 文 €.txt", "-rf", "ä" * 120])
-def test_unusual_names_are_names(folder, name):
-    say(folder, name)
+def test_unusual_names_are_allowed(folder, name):
+    write_output(folder, name)
     (output,) = read_outputs(folder, []).files
     assert output.name == name
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("fields", "reason"),
     [
         ({"files": ["a", "a"]}, "Duplicate file name 'a' in 'files' of output.json."),
         ({"files_created": ["b"]}, "output.json has 'b' in 'files_created', but not in 'files'."),
@@ -134,31 +134,31 @@ def test_unusual_names_are_names(folder, name):
         ),
     ],
 )
-def test_lists_that_contradict_each_other_are_refused(folder, said, reason):
-    say(folder, "a", **said)
-    assert refusal(folder, ["b"]) == reason
+def test_contradictory_lists_are_an_error(folder, fields, reason):
+    write_output(folder, "a", **fields)
+    assert error_of(folder, ["b"]) == reason
 
 
-def test_an_absent_file_is_named(folder):
-    say(folder, files=["a"], files_created=["a"])
-    assert refusal(folder) == "output.json names 'a', but the file is not in the output folder."
+def test_an_absent_file_is_an_error(folder):
+    write_output(folder, files=["a"], files_created=["a"])
+    assert error_of(folder) == "output.json names 'a', but the file is not in the output folder."
 
 
-def test_a_thousand_files_are_allowed_and_no_more(folder):
+def test_the_number_of_files_is_limited(folder):
     names = [str(number) for number in range(1000)]
-    say(folder, *names)
+    write_output(folder, *names)
     assert len(read_outputs(folder, []).files) == 1000
-    say(folder, files=[*names, "one more"])
-    assert refusal(folder) == "'files' in output.json has 1001 files. The limit is 1000."
+    write_output(folder, files=[*names, "one more"])
+    assert error_of(folder) == "'files' in output.json has 1001 files. The limit is 1000."
 
 
-def test_a_huge_output_json_is_not_read(folder):
+def test_the_size_of_output_json_is_limited(folder):
     text = json.dumps({"files": []})
     (folder / "output.json").write_text(text + " " * (4 * 2**20 - len(text)))
     assert read_outputs(folder, []).files == []
     with (folder / "output.json").open("a") as more:
         more.write(" ")
-    assert refusal(folder) == "output.json is larger than 4 MiB."
+    assert error_of(folder) == "output.json is larger than 4 MiB."
 
 
 def make_link(path, tmp_path):
@@ -183,21 +183,21 @@ MAKERS = {
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("name", ["output.json", "a"])
-def test_only_regular_files_are_taken(folder, tmp_path, kind, name):
-    say(folder, "a")
+def test_only_regular_files_are_read(folder, tmp_path, kind, name):
+    write_output(folder, "a")
     (folder / name).unlink()
     MAKERS[kind](folder / name, tmp_path)
-    assert refusal(folder).startswith(f"{name!r} in the output folder is not a ")
+    assert error_of(folder).startswith(f"{name!r} in the output folder is not a ")
 
 
-def test_an_output_folder_that_is_a_link_is_refused(folder, tmp_path):
-    say(folder, "a")
+def test_an_output_folder_that_is_a_link_is_an_error(folder, tmp_path):
+    write_output(folder, "a")
     (tmp_path / "link").symlink_to(folder)
-    assert refusal(tmp_path / "link") == "The function removed its output folder."
+    assert error_of(tmp_path / "link") == "The function removed its output folder."
 
 
-def test_a_file_is_opened_only_while_it_is_the_one_that_was_seen(folder):
-    say(folder, "a", "b", "c")
+def test_a_file_that_was_replaced_is_not_opened(folder):
+    write_output(folder, "a", "b", "c")
     outputs = read_outputs(folder, [])
     a, b, c = outputs.files
     with outputs.open(a) as opened:
@@ -216,11 +216,11 @@ def test_a_file_is_opened_only_while_it_is_the_one_that_was_seen(folder):
 
 
 def test_no_descriptor_is_left_open(folder, tmp_path):
-    say(folder, "a")
+    write_output(folder, "a")
     before = len(os.listdir("/proc/self/fd"))
     read_outputs(folder, [])
     (folder / "a").unlink()
-    refusal(folder)
+    error_of(folder)
     os.mkfifo(folder / "a")
-    refusal(folder)
+    error_of(folder)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -18,7 +18,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 def wait_for(condition, seconds=10.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.01)
 
 
@@ -44,7 +44,7 @@ def start(tmp_path):
 
 
 def read_all(child):
-    """All that the child prints until its pipe ends."""
+    """Return everything the child prints until its pipe ends."""
     text = b""
     while (piece := child.read()) != b"":
         text += piece or b""
@@ -52,7 +52,7 @@ def read_all(child):
     return text.decode()
 
 
-def test_output_and_errors_come_through_one_pipe(start):
+def test_stdout_and_stderr_share_one_pipe(start):
     child = start("import sys; print('out', flush=True); print('err', file=sys.stderr)")
     assert read_all(child) == "out\nerr\n"
     wait_for(child.exited)
@@ -65,7 +65,7 @@ def test_reading_never_waits(start):
     assert not child.exited()
 
 
-def test_only_what_was_given_is_inherited(start, tmp_path, monkeypatch):
+def test_nothing_else_is_inherited(start, tmp_path, monkeypatch):
     monkeypatch.setenv("PASSWORD", "hunter2")
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
@@ -76,11 +76,11 @@ def test_only_what_was_given_is_inherited(start, tmp_path, monkeypatch):
     )
     os.close(reader)
     os.close(writer)
-    told = read_all(child).replace("'LC_CTYPE', ", "")
-    assert told == f"['0', '1', '2', '3'] ['PATH'] {tmp_path} 0o77 True /dev/null (0, 0)\n"
+    output = read_all(child).replace("'LC_CTYPE', ", "")
+    assert output == f"['0', '1', '2', '3'] ['PATH'] {tmp_path} 0o77 True /dev/null (0, 0)\n"
 
 
-def test_the_exit_status_is_told(start):
+def test_the_exit_status_is_returned(start):
     child = start("raise SystemExit(7)")
     wait_for(child.exited)
     assert child.reap() == 7
@@ -95,15 +95,15 @@ def test_the_exit_status_is_told(start):
         (["a\0b"], "embedded null byte"),
     ],
 )
-def test_a_command_that_cannot_be_started_says_why(tmp_path, command, words):
+def test_a_command_that_cannot_be_started_is_an_error(tmp_path, command, words):
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(CannotStart) as refused:
+    with pytest.raises(CannotStart) as caught:
         Child(command, str(tmp_path), ENVIRONMENT)
-    assert str(refused.value) == f"The command {command[0]!r} cannot be started: {words}."
+    assert str(caught.value) == f"The command {command[0]!r} cannot be started: {words}."
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_child_that_obeys_has_its_grace(start):
+def test_a_child_has_a_grace_period_to_exit(start):
     child = start(
         "import signal, time\n"
         "def end(*_): time.sleep(0.1); print('tidied'); raise SystemExit(5)\n"
@@ -116,7 +116,7 @@ def test_a_child_that_obeys_has_its_grace(start):
     assert read_all(child) == "tidied\n"
 
 
-def test_a_child_that_ignores_the_request_is_killed_after_the_grace(start):
+def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_period(start):
     child = start(
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     )
@@ -155,7 +155,7 @@ def test_the_whole_group_is_killed(start):
     wait_for(lambda: not alive(other))
 
 
-def test_a_child_that_was_reaped_is_signalled_no_more(start, monkeypatch):
+def test_a_reaped_child_is_not_signalled(start, monkeypatch):
     child = start("pass")
     wait_for(child.exited)
     child.reap()
@@ -167,7 +167,7 @@ def test_a_child_that_was_reaped_is_signalled_no_more(start, monkeypatch):
     assert sent == []
 
 
-def test_the_end_is_seen_where_the_system_has_no_pidfd_and_no_waitid(start, monkeypatch):
+def test_the_end_is_detected_without_pidfd_and_waitid(start, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open")
     monkeypatch.delattr(os, "waitid")
     child = start("raise SystemExit(2)")
@@ -189,14 +189,14 @@ def test_a_child_dies_with_the_process_that_started_it(tmp_path):
         wait_for(lambda: not alive(pid))
 
 
-def test_a_guarded_process_hides_itself_and_leaves_no_core():
+def test_a_guarded_process_is_not_readable_and_dumps_no_core():
     code = (
         "import ctypes, os, resource; from mlapi.execution.process import guard_self; guard_self(); "
         "heir = ctypes.c_int(); ctypes.CDLL(None).prctl(37, ctypes.byref(heir)); "
         "print(ctypes.CDLL(None).prctl(3), heir.value, resource.getrlimit(resource.RLIMIT_CORE), os.umask(0))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert told == f"0 1 (0, 0) {0o077}\n"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert output == f"0 1 (0, 0) {0o077}\n"
 
 
 def test_strays_of_every_generation_are_killed():
@@ -214,18 +214,18 @@ if os.fork() == 0:
             time.sleep(60)
     os.write(writer, b"%d\\n" % os.getpid())
     time.sleep(60)
-told = b""
-while told.count(b"\\n") < 4:
-    told += os.read(reader, 100)
+output = b""
+while output.count(b"\\n") < 4:
+    output += os.read(reader, 100)
 kill_strays()
-print(told.decode())
+print(output.decode())
 try:
     os.waitpid(-1, 0)
 except ChildProcessError:
     print("none")
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
-    *pids, last = told.stdout.split()
-    assert last == "none", told.stderr
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    *pids, last = output.stdout.split()
+    assert last == "none", output.stderr
     assert len(pids) == 4
     assert not any(alive(int(pid)) for pid in pids)

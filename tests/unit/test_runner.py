@@ -1,4 +1,4 @@
-"""The runner as the program it is, against a small server that keeps to the protocol."""
+"""The runner as a process, against a small server that implements the attempt contract."""
 
 import hashlib
 import io
@@ -24,33 +24,33 @@ TOKEN = "a-token-of-one-attempt-that-nobody-else-may-see"
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
 job = os.environ["MLAPI_JOB_DIR"]
-given = json.load(open(f"{job}/input/input.json"))
-options = given["options"]
-def leave(files=(), **more):
+request = json.load(open(f"{job}/input/input.json"))
+options = request["options"]
+def finish(files=(), **more):
     for name in files:
         open(f"{job}/output/{name}", "a").close()
-    said = {"name": given["name"], "files": list(files), "files_created": list(files), "files_modified": []}
-    json.dump(said | more, open(f"{job}/output/output.json", "w"))
-def tell(value):
-    with open(options["note"] + ".new", "w") as note:
-        json.dump(value, note)
+    document = {"name": request["name"], "files": list(files), "files_created": list(files), "files_modified": []}
+    json.dump(document | more, open(f"{job}/output/output.json", "w"))
+def note(value):
+    with open(options["note"] + ".new", "w") as file:
+        json.dump(value, file)
     os.rename(options["note"] + ".new", options["note"])
 """
 
 
-def packed(main: str) -> bytes:
-    """The archive of a module that runs this code."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
+def pack_module(main: str) -> bytes:
+    """Return the archive of a module that runs this code."""
+    archive_file = io.BytesIO()
+    with tarfile.open(fileobj=archive_file, mode="w") as archive:
         for name, text in (("mlapi.yaml", "name: sample\n"), ("main.py", PRELUDE + main)):
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
-    return made.getvalue()
+    return archive_file.getvalue()
 
 
 class Server(ThreadingHTTPServer):
-    """One attempt, kept in memory; `fault` may break any call."""
+    """A server of one attempt, in memory. `fault` may break any request."""
 
     daemon_threads = True
 
@@ -119,11 +119,11 @@ class Handler(BaseHTTPRequestHandler):
         if server.over and self.command != "GET":
             return self.answer(409, {"title": "Conflict", "detail": "The attempt is over."})
         with server.lock:
-            status, said = getattr(self, f"{self.command.lower()}_it")(path, query, body)
+            status, document = getattr(self, f"{self.command.lower()}_it")(path, query, body)
         if fault == "lose the answer":
             self.close_connection = True
             return None
-        return self.answer(status, said)
+        return self.answer(status, document)
 
     do_GET = do_PUT = do_POST = handle_any  # noqa: N815 - http.server looks for these
 
@@ -158,8 +158,8 @@ class Handler(BaseHTTPRequestHandler):
         server.over = True
         return 200, {}
 
-    def answer(self, status, said):
-        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+    def answer(self, status, document):
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -175,10 +175,10 @@ def server():
 
 
 class Runner:
-    """A runner that was given its ticket."""
+    """A runner with a ticket."""
 
     def __init__(self, server, folder: Path, main: str | bytes, **settings):
-        server.archive = main if isinstance(main, bytes) else packed(main)
+        server.archive = main if isinstance(main, bytes) else pack_module(main)
         self.note = folder / "note"
         server.arguments = {"note": str(self.note), **server.arguments}
         server.settings |= settings
@@ -199,13 +199,13 @@ class Runner:
         self.process.stdin.write(json.dumps(ticket) + "\n")
         self.process.stdin.close()
 
-    def told(self):
-        """What the function noted, once it has."""
+    def read_note(self):
+        """Wait for the note of the function and return it."""
         wait_for(self.note.exists)
         return json.loads(self.note.read_text())
 
     def end(self) -> int:
-        """Wait for the runner's end; nothing of the attempt is left."""
+        """Wait for the end of the runner, and check that it left no files."""
         with self.process:
             code = self.process.wait(15)
             self.stderr = self.process.stderr.read()
@@ -235,7 +235,7 @@ def start(server, tmp_path):
 def wait_for(condition, seconds=10.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.01)
 
 
@@ -247,37 +247,37 @@ def alive(pid):
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_a_job_gets_what_mlsploit_modules_expect_and_hands_in_what_it_made(server, start):
+def test_a_job_reads_mlsploit_inputs_and_delivers_its_outputs(server, start):
     server.add_input("ä 文.txt", b"one", label="cat")
     server.add_input("b.bin", b"two")
     server.arguments = {"epsilon": 0.5}
     runner = start("""
-tell(given | {"cwd": os.listdir(), "input": sorted(os.listdir(f"{job}/input"))})
+note(request | {"cwd": os.listdir(), "input": sorted(os.listdir(f"{job}/input"))})
 os.link(f"{job}/input/b.bin", f"{job}/output/b.bin")
 with open(f"{job}/output/ä 文.txt", "w") as changed:
     changed.write(open(f"{job}/input/ä 文.txt").read().upper())
 open(f"{job}/output/neu €.txt", "w").write("new")
 open(f"{job}/output/scrap", "w")
-leave(["neu €.txt", "ä 文.txt", "b.bin", "scrap"], files_created=["neu €.txt"], files_modified=["ä 文.txt"],
+finish(["neu €.txt", "ä 文.txt", "b.bin", "scrap"], files_created=["neu €.txt"], files_modified=["ä 文.txt"],
       tags=[{"a": 1}, {}, {"c": "d"}, {}], metrics={"accuracy": 0.75, "deep": {"er": [1, None, True]}})
 print("done, ß")
 """)
     report = runner.report()
-    told = runner.told()
-    assert (told["name"], told["num_files"], told["files"]) == ("do_it", 2, ["ä 文.txt", "b.bin"])
-    assert told["options"]["epsilon"] == 0.5
-    assert told["tags"] == [{"label": "cat"}, {}]
-    assert set(told["cwd"]) == {"main.py", "mlapi.yaml"}
-    assert told["input"] == ["b.bin", "input.json", "ä 文.txt"]
+    note = runner.read_note()
+    assert (note["name"], note["num_files"], note["files"]) == ("do_it", 2, ["ä 文.txt", "b.bin"])
+    assert note["options"]["epsilon"] == 0.5
+    assert note["tags"] == [{"label": "cat"}, {}]
+    assert set(note["cwd"]) == {"main.py", "mlapi.yaml"}
+    assert note["input"] == ["b.bin", "input.json", "ä 文.txt"]
     assert (report["status"], report["reason"]) == ("FINISHED", None)
     assert report["metrics"] == {"accuracy": 0.75, "deep": {"er": [1, None, True]}}
-    found = [(each["name"], each["origin"], each["input"], each["tags"]) for each in report["outputs"]]
+    found = [(output["name"], output["origin"], output["input"], output["tags"]) for output in report["outputs"]]
     assert found == [
         ("neu €.txt", "created", None, {"a": 1}),
         ("ä 文.txt", "modified", 1, {}),
         ("b.bin", "unchanged", 2, {"c": "d"}),
     ]
-    assert [server.outputs[each["sha256"]] for each in report["outputs"]] == [b"new", b"ONE", b"two"]
+    assert [server.outputs[output["sha256"]] for output in report["outputs"]] == [b"new", b"ONE", b"two"]
     assert server.log.decode().splitlines() == [
         "done, ß",
         "[mlapi] Output 'scrap' ignored: neither created, modified nor an input.",
@@ -293,19 +293,19 @@ def read(path):
     except PermissionError:
         return ""  # what only root may read of the runner
 runner = os.getppid()
-tell({"env": dict(os.environ), "job": job, "cwd": os.getcwd(), "group": os.getpgrp() == os.getpid(),
+note({"env": dict(os.environ), "job": job, "cwd": os.getcwd(), "group": os.getpgrp() == os.getpid(),
       "session": os.getsid(0) == os.getpid(), "stdin": sys.stdin.read(), "umask": os.umask(0o077),
       "fds": sorted(os.listdir("/proc/self/fd")), "modes": oct(os.stat(job).st_mode & 0o777),
       "seen": [read(f"/proc/{pid}/{what}") for pid in ("self", runner) for what in ("environ", "cmdline")],
       "core": __import__("resource").getrlimit(4)})
-leave()
+finish()
 """)
     assert runner.report()["status"] == "FINISHED"
-    told = runner.told()
+    note = runner.read_note()
     # CPython adds LC_CTYPE itself where it takes the locale for the C one.
-    told["env"].pop("LC_CTYPE", None)
-    job = told["job"]
-    assert told["env"] == {
+    note["env"].pop("LC_CTYPE", None)
+    job = note["job"]
+    assert note["env"] == {
         "PATH": f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin",
         "HOME": job,
         "LANG": "C.UTF-8",
@@ -318,14 +318,14 @@ leave()
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    assert told["cwd"] == f"{os.path.dirname(job)}/module"
-    assert (told["group"], told["session"], told["stdin"], told["umask"]) == (True, True, "", 0o077)
-    assert told["modes"] == "0o700"
-    assert told["core"] == [0, 0]
+    assert note["cwd"] == f"{os.path.dirname(job)}/module"
+    assert (note["group"], note["session"], note["stdin"], note["umask"]) == (True, True, "", 0o077)
+    assert note["modes"] == "0o700"
+    assert note["core"] == [0, 0]
     # The fourth is the folder that lists them.
-    assert told["fds"] == ["0", "1", "2", "3"]
-    assert "mlapi.execution.runner" in told["seen"][3]
-    assert TOKEN not in "".join(told["seen"])
+    assert note["fds"] == ["0", "1", "2", "3"]
+    assert "mlapi.execution.runner" in note["seen"][3]
+    assert TOKEN not in "".join(note["seen"])
 
 
 @pytest.mark.parametrize(
@@ -335,17 +335,17 @@ leave()
         ("os.kill(os.getpid(), 9)", "The function was killed by signal 9 (SIGKILL)."),
         ("os.kill(os.getpid(), 40)", "The function was killed by signal 40."),
         ("pass", "The function left no output.json."),
-        ("leave(); open(job + '/output/output.json', 'w').write('{')", "output.json is not JSON: "),
+        ("finish(); open(job + '/output/output.json', 'w').write('{')", "output.json is not JSON: "),
         (
-            "leave(['x']); os.unlink(job + '/output/x')",
+            "finish(['x']); os.unlink(job + '/output/x')",
             "output.json names 'x', but the file is not in the output folder.",
         ),
         (
-            "leave(['x']); os.unlink(job + '/output/x'); os.symlink('/etc/passwd', job + '/output/x')",
+            "finish(['x']); os.unlink(job + '/output/x'); os.symlink('/etc/passwd', job + '/output/x')",
             "'x' in the output folder is not a readable file.",
         ),
         (
-            "leave(files=[], files_created=[]); leave(['../../module/main.py'])",
+            "finish(files=[], files_created=[]); finish(['../../module/main.py'])",
             "Invalid file name '../../module/main.py' in output.json. A file name must not be a path.",
         ),
         (
@@ -355,7 +355,7 @@ leave()
         ("import shutil; shutil.rmtree(job); shutil.rmtree(os.getcwd())", "The function removed its output"),
     ],
 )
-def test_every_bad_end_has_a_reason_that_a_person_understands(server, start, main, reason):
+def test_every_failure_has_a_clear_reason(server, start, main, reason):
     report = start(main).report()
     assert report["status"] == "FAILED"
     assert report["reason"].startswith(reason)
@@ -363,8 +363,8 @@ def test_every_bad_end_has_a_reason_that_a_person_understands(server, start, mai
     assert server.outputs == {}
 
 
-def test_a_long_reason_is_cut(start):
-    report = start("leave(['x'] , files_created=['y' * 200, 'z' * 100_000])").report()
+def test_a_long_reason_is_truncated(start):
+    report = start("finish(['x'] , files_created=['y' * 200, 'z' * 100_000])").report()
     assert len(report["reason"]) <= 1000
 
 
@@ -381,13 +381,13 @@ def test_a_command_that_cannot_be_started_fails_the_job(server, start, command, 
     assert (report["status"], report["reason"]) == ("FAILED", reason)
 
 
-def test_a_function_over_its_time_limit_is_stopped_even_if_it_will_not(server, start):
+def test_a_function_that_ignores_its_time_limit_is_killed(server, start):
     runner = start(
-        "signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\ntell(os.getpid())\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\nnote(os.getpid())\n"
         "while True: time.sleep(1)",
         timeout=0.5,
     )
-    pid = runner.told()
+    pid = runner.read_note()
     report = runner.report()
     assert not alive(pid)
     assert report["status"] == "FAILED"
@@ -396,9 +396,9 @@ def test_a_function_over_its_time_limit_is_stopped_even_if_it_will_not(server, s
     assert server.log == b"no\n"
 
 
-def test_a_cancelled_function_is_stopped_at_once(server, start):
-    runner = start("print('begun')\ntell(os.getpid())\ntime.sleep(60)")
-    pid = runner.told()
+def test_a_cancelled_function_is_stopped(server, start):
+    runner = start("print('begun')\nnote(os.getpid())\ntime.sleep(60)")
+    pid = runner.read_note()
     server.cancel = True
     report = runner.report()
     assert not alive(pid)
@@ -406,9 +406,9 @@ def test_a_cancelled_function_is_stopped_at_once(server, start):
     assert server.log == b"begun\n"
 
 
-def test_a_job_that_is_cancelled_before_its_function_starts_never_starts_it(server, start):
+def test_a_job_cancelled_early_never_starts_its_function(server, start):
     server.cancel = True
-    runner = start("tell(1)")
+    runner = start("note(1)")
     assert runner.report()["status"] == "CANCELLED"
     assert not runner.note.exists()
 
@@ -416,26 +416,26 @@ def test_a_job_that_is_cancelled_before_its_function_starts_never_starts_it(serv
 DAEMON = """
 child = subprocess.Popen([sys.executable, "-c", "import time, signal; signal.signal(15, signal.SIG_IGN); "
                           "time.sleep(60)"], start_new_session=%s)
-tell(child.pid)
-leave()
+note(child.pid)
+finish()
 """
 
 
 @pytest.mark.parametrize("leaves_the_group", [False, True])
-def test_what_a_function_leaves_running_is_killed(start, leaves_the_group):
+def test_processes_that_a_function_started_are_killed(start, leaves_the_group):
     runner = start(DAEMON % leaves_the_group)
     assert runner.report()["status"] == "FINISHED"
-    assert not alive(runner.told())
+    assert not alive(runner.read_note())
 
 
-def test_a_closed_stdout_is_no_end(start):
-    runner = start("os.close(1); os.close(2); time.sleep(0.5); tell('lived'); leave()")
+def test_a_closed_stdout_does_not_end_the_function(start):
+    runner = start("os.close(1); os.close(2); time.sleep(0.5); note('lived'); finish()")
     assert runner.report()["status"] == "FINISHED"
-    assert runner.told() == "lived"
+    assert runner.read_note() == "lived"
 
 
-def test_a_flood_is_cut_at_the_limit_and_says_so(server, start):
-    runner = start("for i in range(160): print(chr(97 + i % 26) * 65535)\ntime.sleep(0.5); leave()", log_limit=100_000)
+def test_a_log_over_the_limit_is_truncated_with_a_notice(server, start):
+    runner = start("for i in range(160): print(chr(97 + i % 26) * 65535)\ntime.sleep(0.5); finish()", log_limit=100_000)
     assert runner.report()["status"] == "FINISHED"
     assert len(server.log) <= 100_000
     text, last = server.log.decode().rstrip("\n").rsplit("\n", 1)
@@ -445,26 +445,26 @@ def test_a_flood_is_cut_at_the_limit_and_says_so(server, start):
     assert len(server.log) > 99_980
 
 
-def test_a_log_of_just_the_limit_is_whole(server, start):
-    assert start("print('x' * 999)\nleave()", log_limit=1000).report()["status"] == "FINISHED"
+def test_a_log_at_the_limit_is_complete(server, start):
+    assert start("print('x' * 999)\nfinish()", log_limit=1000).report()["status"] == "FINISHED"
     assert server.log == b"x" * 999 + b"\n"
 
 
-def test_a_function_is_never_kept_waiting_by_a_server_that_takes_no_log(server, start):
+def test_a_function_never_waits_for_its_log_to_be_sent(server, start):
     server.fault = lambda method, path: 503 if method == "PUT" and not server.note.exists() else None
-    runner = start("sys.stdout.write('y' * 500_000); sys.stdout.flush()\ntell('written'); leave()")
+    runner = start("sys.stdout.write('y' * 500_000); sys.stdout.flush()\nnote('written'); finish()")
     server.note = runner.note
-    assert runner.told() == "written"
+    assert runner.read_note() == "written"
     assert runner.report()["status"] == "FINISHED"
     assert server.log == b"y" * 500_000
 
 
-def test_the_log_is_sent_as_it_grows_and_not_in_crumbs(server, start):
+def test_the_log_is_sent_as_it_grows_in_few_requests(server, start):
     began = time.monotonic()
     runner = start(
         "for i in range(100): print(i); time.sleep(0.01)\n"
         "while not os.path.exists(options['note'] + '.seen'): time.sleep(0.01)\n"
-        "leave()"
+        "finish()"
     )
     wait_for(lambda: server.log.endswith(b"\n99\n"))
     (runner.note.parent / "note.seen").touch()
@@ -473,7 +473,7 @@ def test_the_log_is_sent_as_it_grows_and_not_in_crumbs(server, start):
     assert server.log == b"".join(b"%d\n" % number for number in range(100))
 
 
-def test_an_answer_to_the_log_that_was_lost_doubles_nothing(server, start):
+def test_a_lost_response_to_the_log_duplicates_nothing(server, start):
     lost = []
 
     def fault(method, path):
@@ -483,13 +483,13 @@ def test_an_answer_to_the_log_that_was_lost_doubles_nothing(server, start):
         return None
 
     server.fault = fault
-    runner = start("for i in range(20): print(i); time.sleep(0.05)\nleave()")
+    runner = start("for i in range(20): print(i); time.sleep(0.05)\nfinish()")
     assert runner.report()["status"] == "FINISHED"
     assert lost == ["/log", "/log"]
     assert server.log == b"".join(b"%d\n" % number for number in range(20))
 
 
-def test_every_call_is_repeated_when_the_server_fails(server, start):
+def test_every_request_is_repeated_when_the_server_fails(server, start):
     server.add_input("a.txt", b"content")
     failed = {}
 
@@ -498,7 +498,7 @@ def test_every_call_is_repeated_when_the_server_fails(server, start):
         return {1: 500, 2: "hang up", 3: 503}.get(failed[method, path])
 
     server.fault = fault
-    runner = start("print('hello')\nleave(['x'])")
+    runner = start("print('hello')\nfinish(['x'])")
     report = runner.report()
     assert report["status"] == "FINISHED"
     assert set(failed) == {
@@ -514,14 +514,14 @@ def test_every_call_is_repeated_when_the_server_fails(server, start):
     assert server.log == b"hello\n"
 
 
-def test_a_report_whose_answer_was_lost_is_made_once(server, start):
+def test_a_report_whose_response_was_lost_is_recorded_once(server, start):
     server.fault = lambda method, path: "lose the answer" if path == "/report" else None
-    runner = start("leave()")
+    runner = start("finish()")
     assert runner.end() == 3
     assert [report["status"] for report in server.reports] == ["FINISHED"]
 
 
-def test_a_report_that_is_refused_becomes_a_failure(server, start):
+def test_a_rejected_report_becomes_a_failure(server, start):
     refused = []
 
     def fault(method, path):
@@ -531,21 +531,21 @@ def test_a_report_that_is_refused_becomes_a_failure(server, start):
         return None
 
     server.fault = fault
-    report = start("leave()").report()
+    report = start("finish()").report()
     assert report["status"] == "FAILED"
     assert report["reason"] == "The report was rejected: It is broken."
 
 
-def test_an_output_that_is_refused_fails_the_job(server, start):
+def test_a_rejected_output_fails_the_job(server, start):
     server.fault = lambda method, path: 413 if path == "/outputs" else None
-    report = start("leave(['big'])").report()
+    report = start("finish(['big'])").report()
     assert (report["status"], report["reason"]) == (
         "FAILED",
         "Output 'big' was rejected: It is broken.",
     )
 
 
-def test_heartbeats_go_on_while_outputs_are_uploaded(server, start):
+def test_heartbeats_continue_while_outputs_are_uploaded(server, start):
     seen = []
 
     def fault(method, path):
@@ -555,48 +555,48 @@ def test_heartbeats_go_on_while_outputs_are_uploaded(server, start):
             seen.append(path)
 
     server.fault = fault
-    assert start("leave(['x'])", lease=0.8).report()["status"] == "FINISHED"
+    assert start("finish(['x'])", lease=0.8).report()["status"] == "FINISHED"
     assert seen == ["/outputs"]
 
 
-def test_damaged_downloads_are_named(server, start):
+def test_a_damaged_input_fails_the_job(server, start):
     server.add_input("a.txt", b"content")
     server.contents[1] = b"CONTENT"
-    assert start("leave()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
+    assert start("finish()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
 
 
 @pytest.mark.parametrize("content", [b"content and more", b"cont"])
-def test_a_download_of_another_size_is_damaged(server, start, content):
+def test_an_input_of_another_size_fails_the_job(server, start, content):
     server.add_input("a.txt", b"content")
     server.contents[1] = content
-    assert start("leave()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
+    assert start("finish()").report()["reason"] == "Input 'a.txt' was damaged in transfer."
 
 
 def test_a_damaged_module_is_not_run(server, start):
     server.version = "0" * 64
-    runner = start("tell(1)")
+    runner = start("note(1)")
     assert runner.report()["reason"] == "Module 'sample' was damaged in transfer."
     assert not runner.note.exists()
 
 
-def test_a_module_that_is_no_archive_is_not_run(server, start):
+def test_a_module_that_is_not_an_archive_is_not_run(server, start):
     report = start(b"no archive" * 100).report()
     assert report["reason"].startswith("Module 'sample' cannot be unpacked: ")
 
 
-def test_an_input_cannot_take_the_place_of_input_json(server, start):
+def test_an_input_cannot_replace_input_json(server, start):
     server.add_input("input.json", b"{}")
-    report = start("leave()").report()
+    report = start("finish()").report()
     assert report["reason"] == "Invalid input name 'input.json'. This file name is reserved."
 
 
-def test_a_large_input_arrives_whole_after_a_broken_connection(server, start):
+def test_a_large_input_is_complete_after_a_lost_connection(server, start):
     content = os.urandom(3 * 2**20)
     server.add_input("large", content)
     handler_of, broken = Handler.answer, []
 
-    def answer(self, status, said):
-        if said is content and not broken:
+    def answer(self, status, document):
+        if document is content and not broken:
             broken.append(self.path)
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -604,23 +604,23 @@ def test_a_large_input_arrives_whole_after_a_broken_connection(server, start):
             self.wfile.write(content[: 2**20])
             self.close_connection = True
             return
-        handler_of(self, status, said)
+        handler_of(self, status, document)
 
     server.RequestHandlerClass = type("Breaking", (Handler,), {"answer": answer})
-    runner = start("os.link(f'{job}/input/large', f'{job}/output/large')\nleave(['large'], files_created=[])")
+    runner = start("os.link(f'{job}/input/large', f'{job}/output/large')\nfinish(['large'], files_created=[])")
     report = runner.report()
     assert broken
     assert report["status"] == "FINISHED"
     assert server.outputs[report["outputs"][0]["sha256"]] == content
 
 
-SLEEPER = "print('begun')\ntell(os.getpid())\ntime.sleep(60)"
+SLEEPER = "print('begun')\nnote(os.getpid())\ntime.sleep(60)"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409])
-def test_an_attempt_that_is_over_is_left_without_a_word(server, start, status):
+def test_an_attempt_that_is_over_is_abandoned_without_a_report(server, start, status):
     runner = start(SLEEPER)
-    pid = runner.told()
+    pid = runner.read_note()
     server.fault = lambda method, path: status if path == "/heartbeat" else None
     assert runner.end() == 3
     assert not alive(pid)
@@ -628,9 +628,9 @@ def test_an_attempt_that_is_over_is_left_without_a_word(server, start, status):
 
 
 @pytest.mark.parametrize("trouble", [500, "hang up"])
-def test_a_function_is_dead_before_the_lease_that_cannot_be_renewed_ends(server, start, trouble):
+def test_a_function_is_killed_before_its_lease_expires(server, start, trouble):
     runner = start(SLEEPER, lease=3.2)
-    pid = runner.told()
+    pid = runner.read_note()
     wait_for(lambda: server.beats() > 2)
     assert alive(pid)
     server.fault = lambda method, path: trouble
@@ -644,9 +644,9 @@ def test_a_function_is_dead_before_the_lease_that_cannot_be_renewed_ends(server,
     assert server.reports == []
 
 
-def test_a_function_goes_on_when_the_server_comes_back_in_time(server, start):
-    runner = start("tell(1)\nwhile not os.path.exists(options['note'] + '.go'): time.sleep(0.01)\nleave()", lease=10.0)
-    runner.told()
+def test_a_function_survives_a_short_outage_of_the_server(server, start):
+    runner = start("note(1)\nwhile not os.path.exists(options['note'] + '.go'): time.sleep(0.01)\nfinish()", lease=10.0)
+    runner.read_note()
     server.fault = lambda method, path: 503
     beats = server.beats()
     wait_for(lambda: server.beats() > beats + 1)
@@ -657,9 +657,9 @@ def test_a_function_goes_on_when_the_server_comes_back_in_time(server, start):
     assert runner.report()["status"] == "FINISHED"
 
 
-def test_a_runner_that_slept_through_its_lease_does_nothing_more(server, start):
+def test_a_runner_suspended_beyond_its_lease_does_nothing_more(server, start):
     runner = start(SLEEPER, lease=1.0)
-    pid = runner.told()
+    pid = runner.read_note()
     os.kill(runner.process.pid, signal.SIGSTOP)
     time.sleep(1.5)
     server.over = True
@@ -669,16 +669,16 @@ def test_a_runner_that_slept_through_its_lease_does_nothing_more(server, start):
     assert server.reports == []
 
 
-def test_an_attempt_that_is_over_before_it_began_starts_nothing(server, start):
+def test_an_attempt_that_is_already_over_starts_nothing(server, start):
     server.over = True
-    runner = start("tell(1)")
+    runner = start("note(1)")
     assert runner.end() == 3
     assert not runner.note.exists()
 
 
-def test_a_runner_that_is_told_to_stop_leaves_without_a_report(server, start):
+def test_a_stopped_runner_exits_without_a_report(server, start):
     runner = start(SLEEPER)
-    pid = runner.told()
+    pid = runner.read_note()
     runner.process.terminate()
     assert runner.end() == 3
     assert not alive(pid)
@@ -687,20 +687,20 @@ def test_a_runner_that_is_told_to_stop_leaves_without_a_report(server, start):
 
 def test_a_function_dies_with_its_runner_and_the_next_runner_sweeps(server, start):
     runner = start(SLEEPER)
-    pid = runner.told()
+    pid = runner.read_note()
     runner.process.kill()
     wait_for(lambda: not alive(pid))
     (left,) = runner.scratch.iterdir()
     (runner.scratch / "not-ours").mkdir()
     runner.note.unlink()
     # The report of the last one ends the attempt, which the neighbour is not to hear: it says nothing.
-    neighbour = start("tell(os.getpid()); time.sleep(60)", heartbeat=30, lease=60)
-    neighbour.told()
+    neighbour = start("note(os.getpid()); time.sleep(60)", heartbeat=30, lease=60)
+    neighbour.read_note()
     held = set(runner.scratch.iterdir()) - {left, runner.scratch / "not-ours"}
-    last = start("leave()")
+    last = start("finish()")
     last.process.wait(10)
     assert set(runner.scratch.iterdir()) == held | {runner.scratch / "not-ours"}
-    assert alive(neighbour.told())
+    assert alive(neighbour.read_note())
 
 
 def test_locked_and_deep_folders_of_a_function_are_removed(start):
@@ -711,14 +711,14 @@ open("file", "w")
 os.chdir(job)
 os.mkdir("locked"); open("locked/file", "w"); os.symlink(os.path.dirname(options["note"]), "locked/link")
 os.chmod("locked", 0o000); os.chmod("output", 0o700)
-leave()
+finish()
 """)
     assert runner.report()["status"] == "FINISHED"
     assert runner.note.parent.exists()
 
 
 def test_a_failure_of_the_runner_itself_is_reported(server, start):
-    runner = start("leave()", timeout="soon")
+    runner = start("finish()", timeout="soon")
     assert runner.end() == 1
     (report,) = server.reports
     assert report["status"] == "FAILED"
@@ -727,19 +727,19 @@ def test_a_failure_of_the_runner_itself_is_reported(server, start):
 
 
 @pytest.mark.parametrize("line", ["nonsense\n", "[]\n", '{"attempt": "file:///etc/passwd"}\n'])
-def test_what_is_no_ticket_is_refused(line):
+def test_an_invalid_ticket_is_an_error(line):
     ran = subprocess.run([sys.executable, "-m", "mlapi.execution.runner"], input=line, capture_output=True, text=True)
     assert ran.returncode == 2
     assert "one line of JSON" in ran.stderr
 
 
-def test_a_runner_whose_ticket_never_comes_leaves(tmp_path):
+def test_a_runner_without_a_ticket_exits(tmp_path):
     ran = subprocess.run([sys.executable, "-m", "mlapi.execution.runner"], input="", text=True)
     assert ran.returncode == 0
 
 
 def loaded_by(*modules):
-    """The modules that a new interpreter loads to import these."""
+    """Return the modules that a new interpreter loads to import these."""
     # The modules of the environment's own start-up files do not count.
     code = f"import sys; old = set(sys.modules); import {', '.join(modules)}; print(*set(sys.modules) - old)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -760,7 +760,7 @@ RUNNER = sorted(
 )
 
 
-def test_runner_and_archives_need_the_standard_library_alone():
+def test_runner_and_archives_need_only_the_standard_library():
     loaded = loaded_by(*RUNNER, "mlapi.archives.canonical", "mlapi.archives.readers")
     assert "mlapi.execution.runner" in loaded
     assert {name.partition(".")[0] for name in loaded} <= {"mlapi", *sys.stdlib_module_names}

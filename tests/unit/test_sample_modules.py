@@ -1,4 +1,4 @@
-"""The sample modules, run as the processes that they are, each in a job folder of its own."""
+"""The sample modules, run as processes in their own job folders."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ class Input(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What came of a job."""
+    """The result of a job."""
 
     status: int
     stdout: str
@@ -54,23 +54,23 @@ class Done(NamedTuple):
         return self.report["tags"][self.report["files"].index(name)]
 
     def outputs(self) -> dict[str, Input]:
-        """What the next task gets."""
+        """Return the inputs of the next task."""
         return {name: Input(self.path(name).read_bytes(), self.tags(name)) for name in self.report["files"]}
 
 
 def prepare(folder: Path, function: str, inputs: dict[str, Input], options: dict[str, Any]) -> None:
     (folder / "input").mkdir(parents=True)
     (folder / "output").mkdir()
-    for name, each in inputs.items():
-        (folder / "input" / name).write_bytes(each.content)
-    asked = {
+    for name, file in inputs.items():
+        (folder / "input" / name).write_bytes(file.content)
+    document = {
         "name": function,
         "num_files": len(inputs),
         "files": list(inputs),
         "options": options,
-        "tags": [each.tags for each in inputs.values()],
+        "tags": [file.tags for file in inputs.values()],
     }
-    (folder / "input" / "input.json").write_text(json.dumps(asked), "utf-8")
+    (folder / "input" / "input.json").write_text(json.dumps(document), "utf-8")
 
 
 def start(module: Path, folder: Path) -> subprocess.Popen[str]:
@@ -106,14 +106,14 @@ def arrays(path: Path) -> dict[str, Any]:
 
 
 def accuracy(model: Path, images: Any, labels: Any) -> float:
-    """Reckoned here from the files alone, independently of the module."""
+    """Return the accuracy computed from the files alone, independently of the module."""
     layer = arrays(model)
     scores = images.reshape(len(images), -1) / 16.0 @ layer["weights"] + layer["bias"]
     return float((scores.argmax(axis=1) == labels).mean())
 
 
 class Chain(NamedTuple):
-    """One run of the five tasks, each over the outputs of the one before."""
+    """One run of the five tasks. The inputs of a task are the outputs of the previous one."""
 
     dataset: dict[str, Input]
     train: Done
@@ -152,7 +152,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         ("harden", set(), {"model.npz"}, {"digits.npz"}),
     ],
 )
-def test_each_step_creates_modifies_and_hands_on_what_it_says(chain, step, created, modified, kept):
+def test_every_step_delivers_the_files_it_reports(chain, step, created, modified, kept):
     done, inputs = getattr(chain, step), chain.inputs(step)
     assert set(done.report) == {"name", "files", "files_created", "files_modified", "tags", "metrics"}
     assert done.report["name"] == step
@@ -168,7 +168,7 @@ def test_each_step_creates_modifies_and_hands_on_what_it_says(chain, step, creat
 
 
 @pytest.mark.parametrize("step", ["train", "attack", "evaluate", "harden"])
-def test_the_outputs_are_those_that_the_manifest_declares(chain, step):
+def test_the_outputs_match_the_manifest(chain, step):
     done, function = getattr(chain, step), FUNCTIONS[step]
     declared = {tag["name"]: {"str": str, "float": float}[tag["type"]] for tag in function["output_tags"]}
     assert len(done.report["tags"]) == len(done.report["files"])
@@ -194,7 +194,7 @@ def test_the_roles_by_which_later_steps_find_their_inputs(chain):
     assert chain.harden.tags("model.npz") == {"role": "model", "epsilon": EPSILON}
 
 
-def test_train_fits_what_scikit_learn_fits_and_tells_the_truth_about_it(chain):
+def test_train_matches_scikit_learn_and_reports_true_metrics(chain):
     layer = arrays(chain.train.path("model.npz"))
     test = layer["test_indices"]
     train = np.setdiff1d(np.arange(len(DIGITS.target)), test)
@@ -209,7 +209,7 @@ def test_train_fits_what_scikit_learn_fits_and_tells_the_truth_about_it(chain):
     assert np.abs(layer["weights"] - theirs.coef_.T).max() < 0.02
 
 
-def test_attack_stays_within_epsilon_and_its_accuracies_are_those_of_its_files(chain):
+def test_attack_stays_within_epsilon_and_reports_true_metrics(chain):
     made = arrays(chain.attack.path("adversarial.npz"))
     model, metrics = chain.attack.path("model.npz"), chain.attack.metrics
     np.testing.assert_array_equal(made["originals"], DIGITS.images[made["indices"]])
@@ -229,7 +229,7 @@ def test_attack_stays_within_epsilon_and_its_accuracies_are_those_of_its_files(c
 
 
 @pytest.mark.parametrize("method", ["fgsm", "pgd"])
-def test_an_l2_attack_is_bounded_by_length_and_still_fools(chain, tmp_path, method):
+def test_an_l2_attack_is_bounded_and_effective(chain, tmp_path, method):
     done = run(ROBUSTNESS, tmp_path, "attack", chain.train.outputs(), method=method, norm="l2", epsilon=0.8, seed=3)
     made = arrays(done.path("adversarial.npz"))
     lengths = np.linalg.norm((made["adversarial"] - made["originals"]).reshape(-1, 64), axis=1) / 16.0
@@ -255,12 +255,12 @@ def test_pgd_is_no_weaker_than_fgsm(chain, tmp_path):
     assert chain.attack.metrics["adversarial_accuracy"] <= fgsm.metrics["adversarial_accuracy"]
 
 
-def test_the_step_size_and_the_steps_are_heeded(chain, tmp_path):
+def test_the_step_size_and_the_steps_have_an_effect(chain, tmp_path):
     timid = run(ROBUSTNESS, tmp_path, "attack", chain.train.outputs(), steps=1, step_size=0.001, epsilon=0.1)
     assert chain.attack.metrics["adversarial_accuracy"] < timid.metrics["adversarial_accuracy"] - 0.3
 
 
-def test_evaluate_measures_what_attack_made(chain):
+def test_evaluate_measures_the_attack(chain):
     evaluated, attacked = chain.evaluate.metrics, chain.attack.metrics
     for name in ("clean_accuracy", "adversarial_accuracy"):
         assert evaluated[name] == attacked[name]
@@ -284,7 +284,7 @@ def test_evaluate_reports_every_digit(chain):
 
 
 @pytest.mark.parametrize("name", ["accuracy.png", "examples.png"])
-def test_the_pictures_are_png_and_change_with_the_model(chain, name):
+def test_the_plots_are_png_and_depend_on_the_model(chain, name):
     before, after = chain.evaluate.path(name).read_bytes(), chain.again.path(name).read_bytes()
     assert before.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(before) > 2000
@@ -292,21 +292,21 @@ def test_the_pictures_are_png_and_change_with_the_model(chain, name):
     assert before != after
 
 
-def test_a_hardened_model_stands_the_attack_better(chain):
+def test_a_hardened_model_is_more_robust(chain):
     plain, hardened = chain.evaluate.metrics, chain.again.metrics
     assert hardened["adversarial_accuracy"] > plain["adversarial_accuracy"] + 0.2
     assert hardened["clean_accuracy"] > 0.85
-    told = chain.harden.metrics
-    assert told["clean_accuracy_before"] == plain["clean_accuracy"]
-    assert told["clean_accuracy"] == hardened["clean_accuracy"]
-    assert told["adversarial_accuracy_before"] < told["adversarial_accuracy"] - 0.2
+    metrics = chain.harden.metrics
+    assert metrics["clean_accuracy_before"] == plain["clean_accuracy"]
+    assert metrics["clean_accuracy"] == hardened["clean_accuracy"]
+    assert metrics["adversarial_accuracy_before"] < metrics["adversarial_accuracy"] - 0.2
     old = arrays(chain.attack.path("adversarial.npz"))
     model = chain.harden.path("model.npz")
     assert accuracy(model, old["adversarial"], old["labels"]) > plain["adversarial_accuracy"] + 0.2
 
 
 def test_harden_learns_nothing_from_the_test_digits(chain, tmp_path):
-    """Other labels on the test digits must give the very same weights."""
+    """Other labels of the test digits give the same weights."""
     made = arrays(chain.train.path("digits.npz"))
     layer = arrays(chain.train.path("model.npz"))
     labels = made["labels"].copy()
@@ -336,7 +336,7 @@ def test_another_seed_gives_other_bytes(chain, tmp_path, step, name):
     assert other.path(name).read_bytes() != getattr(chain, step).path(name).read_bytes()
 
 
-def test_the_seed_and_the_share_decide_which_digits_are_tested(chain, tmp_path):
+def test_the_seed_and_the_fraction_determine_the_test_set(chain, tmp_path):
     done = run(ROBUSTNESS, tmp_path, "train", chain.dataset, seed=1, test_fraction=0.5, max_iterations=20)
     test = arrays(done.path("model.npz"))["test_indices"]
     assert len(test) == done.metrics["test_size"] == 898
@@ -344,7 +344,7 @@ def test_the_seed_and_the_share_decide_which_digits_are_tested(chain, tmp_path):
     assert not set(arrays(chain.train.path("model.npz"))["test_indices"]) <= set(test)
 
 
-def test_inputs_are_known_by_tag_then_by_content_and_keep_their_names(chain, tmp_path):
+def test_inputs_are_found_by_tag_then_by_content_and_keep_their_names(chain, tmp_path):
     layer = arrays(chain.train.path("model.npz"))
     worse = npz(tmp_path, **{**layer, "weights": -layer["weights"]})
     inputs = {
@@ -390,7 +390,7 @@ def bad_datasets(folder: Path) -> list[tuple[bytes, str]]:
     ]
 
 
-def test_a_dataset_that_is_not_what_it_should_be_ends_the_job(tmp_path):
+def test_an_invalid_dataset_fails_the_job(tmp_path):
     for i, (content, message) in enumerate(bad_datasets(tmp_path)):
         done = run(ROBUSTNESS, tmp_path / str(i), "train", {"digits.npz": Input(content, {})})
         assert_refused(done, "digits.npz", message)
@@ -405,7 +405,7 @@ def assert_refused(done: Done, *words: str) -> None:
         assert word in done.stderr
 
 
-def test_a_model_that_does_not_fit_ends_the_job(chain, tmp_path):
+def test_a_model_that_does_not_fit_fails_the_job(chain, tmp_path):
     layer = arrays(chain.train.path("model.npz"))
     faults = {
         "64 by 10": {"weights": layer["weights"][:9]},
@@ -420,7 +420,7 @@ def test_a_model_that_does_not_fit_ends_the_job(chain, tmp_path):
         assert_refused(done, "model.npz", message)
 
 
-def test_missing_and_ambiguous_inputs_end_the_job(chain, tmp_path):
+def test_missing_and_ambiguous_inputs_fail_the_job(chain, tmp_path):
     none = run(ROBUSTNESS, tmp_path / "none", "train", {})
     assert_refused(none, "train needs a dataset", "role: dataset", "digits.npz")
     lonely = run(ROBUSTNESS, tmp_path / "lonely", "attack", chain.dataset)
@@ -431,7 +431,7 @@ def test_missing_and_ambiguous_inputs_end_the_job(chain, tmp_path):
     assert_refused(run(ROBUSTNESS, tmp_path / "taken", "train", taken), "'model.npz'", "another name")
 
 
-def test_what_the_server_would_have_refused_ends_the_job_too(chain, tmp_path):
+def test_invalid_arguments_fail_the_job(chain, tmp_path):
     refused = run(ROBUSTNESS, tmp_path / "function", "steal", chain.dataset)
     assert_refused(refused, "'steal'", "train, attack, evaluate, harden")
     assert_refused(run(ROBUSTNESS, tmp_path / "option", "train", chain.dataset, speed=9), "no option speed")
@@ -442,10 +442,10 @@ def test_what_the_server_would_have_refused_ends_the_job_too(chain, tmp_path):
     assert_refused(tiny, "test_fraction of 0.0001")
 
 
-def test_a_broken_job_folder_ends_the_job(chain, tmp_path):
+def test_an_invalid_job_folder_fails_the_job(chain, tmp_path):
     prepare(tmp_path, "train", chain.dataset, {})
-    asked = tmp_path / "input" / "input.json"
-    whole = json.loads(asked.read_text("utf-8"))
+    document = tmp_path / "input" / "input.json"
+    whole = json.loads(document.read_text("utf-8"))
     for text, message in (
         ("{", "cannot be read"),
         ("[]", "no 'name'"),
@@ -453,36 +453,36 @@ def test_a_broken_job_folder_ends_the_job(chain, tmp_path):
         (json.dumps({**whole, "tags": []}), "one entry of tags for each file"),
         (json.dumps({**whole, "files": ["gone.npz"]}), "'gone.npz' is missing"),
     ):
-        asked.write_text(text, "utf-8")
+        document.write_text(text, "utf-8")
         with start(ROBUSTNESS, tmp_path) as process:
             stderr = process.communicate(timeout=60)[1]
         assert (process.returncode, message in stderr) == (1, True), stderr
 
 
-def test_an_option_that_is_null_takes_its_default(chain, tmp_path):
+def test_a_null_option_has_its_default(chain, tmp_path):
     done = run(ROBUSTNESS, tmp_path, "attack", chain.train.outputs(), epsilon=None, seed=None)
     assert done.outputs() == chain.attack.outputs()
 
 
-def test_the_manifest_and_the_code_name_the_same_options_and_defaults():
+def test_the_manifest_and_the_code_have_the_same_options_and_defaults():
     program = (
         "import functions, json, sys;"
         "print(json.dumps([getattr(functions, name).__kwdefaults__ for name in sys.argv[1:]]))"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-B", "-c", program, *FUNCTIONS],
         cwd=ROBUSTNESS,
         capture_output=True,
         check=True,
     )
-    for function, defaults in zip(FUNCTIONS.values(), json.loads(told.stdout), strict=True):
+    for function, defaults in zip(FUNCTIONS.values(), json.loads(printed.stdout), strict=True):
         assert {option["name"]: option["default"] for option in function["options"]} == defaults
         kinds = {option["name"]: option["type"].replace("enum", "str") for option in function["options"]}
         assert kinds == {option: type(default).__name__ for option, default in defaults.items()}
 
 
 @pytest.mark.parametrize("manifest", [MANIFEST, HELLO_MANIFEST], ids=["robustness", "helloworld"])
-def test_the_manifests_keep_the_rules_of_manifests(manifest):
+def test_the_manifests_are_valid(manifest):
     assert len(manifest["display_name"]) <= 25
     assert len(manifest["tagline"]) <= 50
     assert manifest["doctxt"]
@@ -501,7 +501,7 @@ def test_the_manifests_keep_the_rules_of_manifests(manifest):
                 assert option["minimum"] <= default <= option["maximum"]
 
 
-def test_helloworld_greets_every_file_by_a_file_of_its_own(tmp_path):
+def test_helloworld_writes_one_greeting_per_file(tmp_path):
     inputs = {"a.txt": Input(b"Ada\n", {}), "b.txt": Input("Zo\u00eb".encode(), {}), "c.txt": Input(b"", {})}
     done = run(HELLOWORLD, tmp_path, "say_hello", inputs)
     assert done.status == 0, done.stderr
@@ -517,7 +517,7 @@ def test_helloworld_greets_every_file_by_a_file_of_its_own(tmp_path):
     assert greetings == ["Hello, Ada.\n", "Hello, Zo\u00eb.\n", "Hello, World.\n"]
 
 
-def test_helloworld_heeds_its_options_and_takes_null_for_the_default(tmp_path):
+def test_helloworld_uses_its_options_and_defaults(tmp_path):
     inputs = {"a.txt": Input(b"Ada", {})}
     loud = run(HELLOWORLD, tmp_path / "loud", "say_hello", inputs, greeting="Salut", excited=True)
     assert loud.path("hello_a.txt").read_text("utf-8") == "Salut, Ada!\n"
@@ -525,7 +525,7 @@ def test_helloworld_heeds_its_options_and_takes_null_for_the_default(tmp_path):
     assert null.path("hello_a.txt").read_text("utf-8") == "Hello, Ada.\n"
 
 
-def test_helloworld_refuses_a_function_it_does_not_have(tmp_path):
+def test_helloworld_fails_for_an_unknown_function(tmp_path):
     done = run(HELLOWORLD, tmp_path, "say_goodbye", {})
     assert (done.status, done.report) == (1, {})
     assert "say_goodbye" in done.stderr

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.database import Database
-from mlapi.execution.executors import Ticket
+from mlapi.execution.executors.base import Ticket
 from mlapi.execution.scheduler import Scheduler
 from mlapi.models import Attempt, Base, Job, attempts, runs
 from mlapi.models.attempts import Report

@@ -1,4 +1,4 @@
-"""Blobs: content addresses, durability, full disks, kills, and the sweep against a put."""
+"""Storage of blobs: content addresses, durability, full disks, kills, and sweeps during a put."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ import pytest
 
 import mlapi
 from mlapi.errors import StorageFull, TooLarge
-from mlapi.storage import CHUNK, MissingBlob, StoredBlob, SweepResult, open_store
+from mlapi.storage import CHUNK, MissingBlob, StoredBlob, SweepResult
 from mlapi.storage.local import BATCH, LocalStore
 
 MIB = 2**20
@@ -35,7 +35,7 @@ def sha(content: bytes) -> str:
 
 
 def files(store: LocalStore) -> list[str]:
-    """Every file of the store but its lock."""
+    """Return every file of the store except its lock."""
     return sorted(
         str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file() and path.name != "lock"
     )
@@ -51,7 +51,7 @@ def age(path: Path, seconds: float = 7200) -> None:
 
 
 def open_below(folder: Path) -> list[str]:
-    """The files below a folder that this process holds open."""
+    """Return the open files of this process in a folder."""
     found = []
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -71,7 +71,7 @@ def held(store: LocalStore, mode: int) -> Iterator[None]:
 
 
 def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    """Start Python on `code`."""
+    """Start Python with `code`."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -82,14 +82,14 @@ def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
 
 class TestPut:
     @pytest.mark.parametrize("chunks", [[], [b""], [b"a"], [b"ab", b"", b"c"], [bytes(CHUNK), b"x" * (CHUNK + 1)]])
-    def test_keeps_the_bytes_under_their_hash(self, store, chunks):
+    def test_stores_the_bytes_under_their_hash(self, store, chunks):
         content = b"".join(chunks)
         blob = store.put(iter(chunks))
         assert (blob.sha256, blob.size) == (sha(content), len(content))
         assert place(store, blob.sha256).read_bytes() == content
         assert files(store) == [f"sha256/{blob.sha256[:2]}/{blob.sha256[2:4]}/{blob.sha256}"]
 
-    def test_the_same_content_is_one_blob_with_a_new_time(self, store):
+    def test_equal_content_is_one_blob_with_a_new_time(self, store):
         first = store.put([b"same"])
         age(place(store, first.sha256))
         assert store.put([b"sa", b"me"]) == first
@@ -109,7 +109,7 @@ class TestPut:
             store.put(chunks, limit=MIB)
 
     @pytest.mark.parametrize("problem", [ValueError, KeyboardInterrupt, GeneratorExit, ConnectionError])
-    def test_a_broken_source_leaves_nothing(self, store, problem):
+    def test_a_failing_source_leaves_nothing(self, store, problem):
         def chunks():
             yield b"half"
             raise problem
@@ -118,7 +118,7 @@ class TestPut:
             store.put(chunks())
         assert files(store) == []
 
-    def test_the_grace_begins_at_the_end_however_long_it_took(self, store):
+    def test_the_grace_period_starts_at_the_end(self, store):
         def chunks():
             yield b"slow"
             for path in (store.root / "tmp").iterdir():
@@ -175,8 +175,8 @@ class TestPut:
             thread.start()
         for thread in threads:
             thread.join()
-        assert {each.sha256 for each in store.blobs()} == {sha(content) for content in contents}
-        assert all(store.verify(each.sha256) for each in store.blobs())
+        assert {blob.sha256 for blob in store.blobs()} == {sha(content) for content in contents}
+        assert all(store.verify(blob.sha256) for blob in store.blobs())
 
 
 class TestFull:
@@ -196,10 +196,10 @@ print(store.put([b"small"]).size)
 """
         with python(code, store.root) as process:
             assert process.communicate()[0].split() == ["full", "5"]
-        assert [each.size for each in store.blobs()] == [5]
+        assert [blob.size for blob in store.blobs()] == [5]
         assert len(files(store)) == 1
 
-    def test_a_full_disk_keeps_what_was_there_and_goes_on_once_there_is_room(self, tmp_path):
+    def test_a_full_disk_keeps_its_blobs_and_recovers(self, tmp_path):
         root = tmp_path / "disk"
         root.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(root)]
@@ -210,13 +210,13 @@ print(store.put([b"small"]).size)
             kept = store.put([b"kept"])
             with pytest.raises(StorageFull):
                 store.put(bytes(CHUNK) for _ in range(16))
-            assert [each.sha256 for each in store.blobs()] == [kept.sha256]
+            assert [blob.sha256 for blob in store.blobs()] == [kept.sha256]
             assert len(files(store)) == 1
             assert store.put([bytes(MIB)]).size == MIB
         finally:
             subprocess.run(["umount", str(root)], check=True)
 
-    def test_another_error_of_the_disk_is_not_a_full_one(self, store):
+    def test_other_disk_errors_are_not_a_full_store(self, store):
         (store.root / "tmp").rmdir()
         with pytest.raises(FileNotFoundError):
             store.put([b"content"])
@@ -240,7 +240,7 @@ class TestOpen:
             (CHUNK * 9, None),
         ],
     )
-    def test_gives_what_a_slice_gives(self, store, start, stop):
+    def test_equals_a_slice(self, store, start, stop):
         blob = store.put([self.content])
         chunks = list(store.open(blob.sha256, start, stop))
         assert b"".join(chunks) == self.content[start:stop]
@@ -248,7 +248,7 @@ class TestOpen:
         assert open_below(store.root) == []
 
     @pytest.mark.parametrize("taken", [0, 1])
-    def test_closes_its_file_for_a_reader_that_leaves(self, store, taken):
+    def test_closes_its_file_when_it_is_closed_early(self, store, taken):
         stream = store.open(store.put([self.content]).sha256)
         for _ in range(taken):
             next(stream)
@@ -258,7 +258,7 @@ class TestOpen:
         assert open_below(store.root) == []
         assert list(stream) == []
 
-    def test_closes_its_file_when_it_is_thrown_away(self, store):
+    def test_closes_its_file_when_it_is_garbage_collected(self, store):
         store.open(store.put([self.content]).sha256)
         assert open_below(store.root) == []
 
@@ -277,20 +277,20 @@ class TestNames:
         "name",
         ["", "../../etc/passwd", "/etc/passwd", *(char * 64 for char in "Ag/\0\u0663"), "a" * 63, "a" * 65],
     )
-    def test_a_name_that_is_no_hash_never_becomes_a_path(self, store, name):
+    def test_an_invalid_hash_never_becomes_a_path(self, store, name):
         for method in (store.open, store.size, store.verify):
             with pytest.raises(ValueError, match="64 lower-case hex"):
                 method(name)
 
-    def test_the_size_is_known_or_none(self, store):
+    def test_the_size_is_none_for_a_missing_blob(self, store):
         assert store.size(store.put([b"12345"]).sha256) == 5
         assert store.size("0" * 64) is None
 
-    def test_a_store_is_found_by_its_path(self, tmp_path):
+    def test_a_store_is_opened_anew_in_its_folder(self, tmp_path):
         blob = open_store(tmp_path / "new" / "blobs").put([b"x"])
         assert open_store(tmp_path / "new" / "blobs").size(blob.sha256) == 1
 
-    def test_lists_blobs_and_passes_over_other_files(self, store):
+    def test_lists_blobs_and_ignores_other_files(self, store):
         blob = store.put([b"listed"])
         beside = place(store, blob.sha256).parent
         (beside / "README").write_text("no blob")
@@ -301,7 +301,7 @@ class TestNames:
 
 class TestVerify:
     @pytest.mark.parametrize("damage", [b"", b"conten", b"contenT", b"content!"])
-    def test_finds_damage_that_a_new_put_heals(self, store, damage):
+    def test_finds_damage_that_a_new_put_repairs(self, store, damage):
         blob = store.put([b"content"])
         assert store.verify(blob.sha256)
         place(store, blob.sha256).write_bytes(damage)
@@ -309,12 +309,12 @@ class TestVerify:
         store.put([b"content"])
         assert store.verify(blob.sha256)
 
-    def test_a_missing_blob_is_not_right(self, store):
+    def test_a_missing_blob_is_invalid(self, store):
         assert not store.verify("0" * 64)
 
 
 class TestSweep:
-    def test_deletes_what_is_old_and_unreferenced_only(self, store):
+    def test_deletes_only_old_and_unreferenced_blobs(self, store):
         old, named, new = (store.put([content]) for content in (b"old", b"named", b"new"))
         age(place(store, old.sha256))
         age(place(store, named.sha256))
@@ -325,11 +325,11 @@ class TestSweep:
             return [named.sha256]
 
         assert store.sweep(referenced, grace=3600) == SweepResult(blobs=1, size=3, temporary=0)
-        assert {each.sha256 for each in store.blobs()} == {named.sha256, new.sha256}
+        assert {blob.sha256 for blob in store.blobs()} == {named.sha256, new.sha256}
         assert set(asked) == {old.sha256, named.sha256}
         assert store.sweep(lambda batch: batch, grace=3600) == SweepResult(0, 0, 0)
 
-    def test_asks_in_batches(self, store):
+    def test_checks_references_in_batches(self, store):
         names = [sha(b"%d" % number) for number in range(BATCH + 3)]
         for name in names:
             place(store, name).parent.mkdir(parents=True, exist_ok=True)
@@ -343,9 +343,9 @@ class TestSweep:
 
         assert store.sweep(referenced, grace=0).blobs == BATCH + 1
         assert batches == [BATCH, 3]
-        assert {each.sha256 for each in store.blobs()} == set(names[:2])
+        assert {blob.sha256 for blob in store.blobs()} == set(names[:2])
 
-    def test_deletes_stale_temporary_files_only(self, store):
+    def test_deletes_only_old_temporary_files(self, store):
         stale, fresh = store.root / "tmp" / "stale", store.root / "tmp" / "fresh"
         for path in (stale, fresh):
             path.write_bytes(b"half")
@@ -371,7 +371,7 @@ LocalStore(Path(sys.argv[1])).put(chunks())
         assert store.sweep(lambda batch: batch, grace=0) == SweepResult(0, 0, temporary=1)
         assert files(store) == []
 
-    def test_spares_what_is_put_while_it_asks(self, store):
+    def test_keeps_a_blob_that_is_stored_again_during_the_check(self, store):
         blob = store.put([b"again"])
         age(place(store, blob.sha256))
 
@@ -382,7 +382,7 @@ LocalStore(Path(sys.argv[1])).put(chunks())
         assert store.sweep(referenced, grace=3600).blobs == 0
         assert store.verify(blob.sha256)
 
-    def test_a_second_sweeper_may_have_been_quicker(self, store):
+    def test_allows_a_concurrent_sweep(self, store):
         blob = store.put([b"twice"])
         age(place(store, blob.sha256))
 
@@ -395,21 +395,21 @@ LocalStore(Path(sys.argv[1])).put(chunks())
 
 class TestLock:
     def late(self, work) -> threading.Thread:
-        """Start a thread, which must not end while the lock is held."""
+        """Start a thread that must not end while the lock is held."""
         thread = threading.Thread(target=work)
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()
         return thread
 
-    def test_nothing_is_put_in_place_while_a_sweep_deletes(self, store):
+    def test_a_put_waits_for_a_sweep(self, store):
         with held(store, fcntl.LOCK_EX):
             thread = self.late(lambda: store.put([b"content"]))
             assert list(store.blobs()) == []
         thread.join()
         assert store.verify(sha(b"content"))
 
-    def test_a_sweep_waits_for_what_is_put_in_place_and_then_spares_it(self, store):
+    def test_a_sweep_waits_for_a_put_and_keeps_its_blob(self, store):
         blob = store.put([b"content"])
         age(place(store, blob.sha256))
         with held(store, fcntl.LOCK_SH):
@@ -422,7 +422,7 @@ class TestLock:
         with held(store, fcntl.LOCK_SH):
             assert store.put([b"content"]).size == 7
 
-    def test_a_put_beside_sweeps_is_never_lost(self, store):
+    def test_a_put_is_never_lost_to_concurrent_sweeps(self, store):
         target = place(store, sha(b"content"))
         done = threading.Event()
 

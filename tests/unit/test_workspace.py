@@ -29,7 +29,7 @@ def test_workspaces_that_are_in_use_are_not_swept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attempt-file", "other"]
 
 
-def test_a_tree_is_removed_however_deep_and_however_locked(tmp_path, monkeypatch):
+def test_a_tree_of_any_depth_and_permissions_is_removed(tmp_path, monkeypatch):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept").write_text("kept")
@@ -55,7 +55,7 @@ def test_a_tree_is_removed_however_deep_and_however_locked(tmp_path, monkeypatch
     assert outside.stat().st_mode & 0o777 == 0o755
 
 
-def test_removing_gives_up_on_what_cannot_be_removed(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_removed_is_skipped(tmp_path, monkeypatch):
     (tmp_path / "root" / "stuck").mkdir(parents=True)
     (tmp_path / "root" / "other").mkdir()
     really = os.rmdir
