@@ -1,12 +1,11 @@
-"""The invariants of what is kept: each is a query for the rows that break it, or a look at the store.
+"""Invariants of the database and the store, each with a query or a function that finds violations.
 
-They hold at every moment between transactions, whatever process was killed when. `mlapi-admin check` shows
-them to operators, and every fault test ends with it.
+They hold between any two transactions, even if processes are killed. `mlapi-admin check` reports violations to
+operators, and every fault test ends with it.
 """
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,61 +17,62 @@ from mlapi.settings import Settings
 from mlapi.storage import BlobStore, open_store
 
 LATE = 10.0
-"""Seconds after a lease's end by which a scheduler that lives has noticed."""
+"""Seconds within which a running scheduler detects an expired lease."""
 
 BATCH = 500
+"""Number of blobs in one query."""
 
 QUERIES = {
     "I1 run {0} has {2} jobs for {1} tasks": """
         SELECT runs.id, runs.task_count, count(jobs.id) FROM runs LEFT JOIN jobs ON jobs.run_id = runs.id
         GROUP BY runs.id, runs.task_count HAVING count(jobs.id) <> runs.task_count""",
-    "I2 job {0} is {1}, but its attempts that ended so are {2}": """
+    "I2 job {0} is {1}, but has {2} finished or failed attempts": """
         SELECT jobs.id, jobs.status, count(attempts.id) FROM jobs
         LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('FINISHED', 'FAILED')
         WHERE jobs.status IN ('FINISHED', 'CANCELLED', 'QUEUED', 'PENDING', 'RUNNING')
         GROUP BY jobs.id, jobs.status
         HAVING count(attempts.id) <> CASE jobs.status WHEN 'FINISHED' THEN 1 ELSE 0 END""",
-    "I2 job {0} failed, but attempt {1} at it finished": """
+    "I2 job {0} is FAILED, but its attempt {1} is FINISHED": """
         SELECT jobs.id, attempts.id FROM jobs JOIN attempts ON attempts.job_id = jobs.id
         WHERE jobs.status = 'FAILED' AND attempts.status = 'FINISHED'""",
-    "I2 job {0} is {1} without the time at which it ended, or the reverse": """
+    "I2 job {0} is {1}, which contradicts its end time": """
         SELECT id, status FROM jobs
         WHERE (ended IS NULL) <> (status NOT IN ('FINISHED', 'FAILED', 'CANCELLED'))""",
-    "I3 job {0} counts {1} attempts, of which {2} are recorded": """
+    "I3 job {0} has attempt number {1}, but {2} attempts": """
         SELECT jobs.id, jobs.attempt, count(attempts.id) FROM jobs
         LEFT JOIN attempts ON attempts.job_id = jobs.id GROUP BY jobs.id, jobs.attempt
         HAVING count(attempts.id) <> jobs.attempt OR coalesce(max(attempts.number), 0) <> jobs.attempt""",
-    "I3 attempt {0} of job {1} runs, but the job does not": """
+    "I3 attempt {0} is RUNNING, but is not the current attempt of a running job {1}": """
         SELECT attempts.id, jobs.id FROM attempts JOIN jobs ON attempts.job_id = jobs.id
         WHERE attempts.status = 'RUNNING'
         AND (jobs.status <> 'RUNNING' OR jobs.attempt <> attempts.number)""",
-    "I3 job {0} runs, but its attempt {1} is {2}": """
+    "I3 job {0} is RUNNING, but its attempt {1} is {2}": """
         SELECT jobs.id, attempts.id, attempts.status FROM attempts JOIN jobs ON attempts.job_id = jobs.id
         WHERE jobs.status = 'RUNNING' AND jobs.attempt = attempts.number AND attempts.status <> 'RUNNING'""",
-    "I4 job {0} runs without a lease, or its lease ran out": """
+    "I4 job {0} is RUNNING without a valid lease": """
         SELECT id FROM jobs WHERE status = 'RUNNING' AND (lease_until IS NULL OR lease_until < :late)""",
-    "I4 job {0} waits, though nothing before it is still to come": """
+    "I4 job {0} is PENDING, but all its parents have ended": """
         SELECT jobs.id FROM jobs WHERE jobs.status = 'PENDING' AND NOT EXISTS (
             SELECT 1 FROM job_parents JOIN jobs AS before ON job_parents.parent_id = before.id
             WHERE job_parents.job_id = jobs.id AND before.status IN ('PENDING', 'QUEUED', 'RUNNING'))""",
-    "I5 job {0} is {1}, though job {2} before it is {3}": """
+    "I5 job {0} is {1}, but its parent {2} is {3}": """
         SELECT jobs.id, jobs.status, before.id, before.status FROM jobs
         JOIN job_parents ON job_parents.job_id = jobs.id
         JOIN jobs AS before ON job_parents.parent_id = before.id
         WHERE jobs.status NOT IN ('PENDING', 'CANCELLED') AND before.status <> 'FINISHED'""",
-    "I5 job {0} takes file {1}, which no job before it made": """
+    "I5 job {0} has input file {1}, which is not an output of its parents": """
         SELECT job_inputs.job_id, files.id FROM job_inputs JOIN files ON job_inputs.file_id = files.id
         WHERE EXISTS (SELECT 1 FROM job_parents WHERE job_parents.job_id = job_inputs.job_id)
         AND NOT EXISTS (SELECT 1 FROM job_parents WHERE job_parents.job_id = job_inputs.job_id
                         AND job_parents.parent_id = files.job_id)""",
-    "I8 module {0} has {1} versions, numbered up to {2}": """
+    "I8 module {0} has {1} versions, but version number {2}": """
         SELECT module_id, count(id), max(number) FROM module_versions GROUP BY module_id
         HAVING count(id) <> max(number)""",
-    "I8 attempt {0} counts {1} bytes of log and has {2}": """
+    "I8 attempt {0} has log size {1}, but {2} bytes of log": """
         SELECT attempts.id, attempts.log_size, coalesce(sum(length(log_pieces.content)), 0) FROM attempts
         LEFT JOIN log_pieces ON log_pieces.attempt_id = attempts.id GROUP BY attempts.id, attempts.log_size
         HAVING attempts.log_size <> coalesce(sum(length(log_pieces.content)), 0)""",
-    "I9 file {0} was made by job {1}, which is {2}": """
+    "I9 file {0} is an output of job {1}, which is {2}": """
         SELECT files.id, jobs.id, jobs.status FROM files JOIN jobs ON files.job_id = jobs.id
         WHERE jobs.status <> 'FINISHED'""",
     "I10 run {0} and its pipeline have different owners": """
@@ -80,18 +80,18 @@ QUERIES = {
         WHERE runs.owner_id <> pipelines.owner_id""",
     "I10 job {0} and its run have different owners": """
         SELECT jobs.id FROM jobs JOIN runs ON jobs.run_id = runs.id WHERE jobs.owner_id <> runs.owner_id""",
-    "I10 file {0} and job {1} that made it have different owners": """
+    "I10 file {0} and its job {1} have different owners": """
         SELECT files.id, jobs.id FROM files JOIN jobs ON files.job_id = jobs.id
         WHERE files.owner_id <> jobs.owner_id""",
-    "I10 run {0} is over file {1} of another owner": """
+    "I10 run {0} has input file {1} of another owner": """
         SELECT runs.id, files.id FROM run_files JOIN runs ON run_files.run_id = runs.id
         JOIN files ON run_files.file_id = files.id WHERE files.owner_id <> runs.owner_id""",
 }
-"""For each invariant of the tables, the rows that break it."""
+"""Violations of the invariants of the tables: the message, and the query for its parameters."""
 
 
 def violations(settings: Settings) -> Iterator[str]:
-    """Every violation, as a line for a person."""
+    """The messages of all violations."""
     database, store = Database(settings.database_url), open_store(settings.media_dir)
     try:
         with database.reading() as db:
@@ -104,45 +104,45 @@ def violations(settings: Settings) -> Iterator[str]:
 
 
 def of_tables(db: sa.Connection) -> Iterator[str]:
-    """What the queries find."""
+    """Violations that the queries find."""
     bound = sa.bindparam("late", db.scalar(sa.select(clock(-LATE))), sa.DateTime())
-    for text, query in QUERIES.items():
+    for message, query in QUERIES.items():
         statement = sa.text(query).bindparams(bound) if ":late" in query else sa.text(query)
         for row in db.execute(statement):
-            yield text.format(*row)
+            yield message.format(*row)
 
 
 def of_database(db: sa.Connection) -> Iterator[str]:
-    """I11: what SQLite's own checks find; PostgreSQL holds foreign keys by itself."""
+    """I11: violations that SQLite's own checks find; PostgreSQL always enforces foreign keys."""
     if db.dialect.name == "sqlite":
         for table, row, other, _ in db.execute(sa.text("PRAGMA foreign_key_check")):
-            yield f"I11 row {row} of {table} refers to a row of {other} that is not there"
+            yield f"I11 row {row} of {table} refers to a row of {other} that does not exist"
         for (line,) in db.execute(sa.text("PRAGMA integrity_check")):
             if line != "ok":
                 yield f"I11 {line}"
 
 
 def of_rows_without_blobs(db: sa.Connection, store: BlobStore) -> Iterator[str]:
-    """I7: blobs that rows name, and that are not there, or not what they should be."""
-    named: list[tuple[str, Any, Any, Any]] = [
-        ("file", File.id, File.sha256, File.size),
-        ("module version", ModuleVersion.id, ModuleVersion.digest, ModuleVersion.size),
+    """I7: referenced blobs that are missing or damaged."""
+    references: list[tuple[str, sa.Select[int, str, int]]] = [
+        ("file", sa.select(File.id, File.sha256, File.size)),
+        ("module version", sa.select(ModuleVersion.id, ModuleVersion.digest, ModuleVersion.size)),
     ]
-    good: set[tuple[str, int]] = set()
-    for kind, key, digest, size in named:
-        for number, sha256, length in db.execute(sa.select(key, digest, size)):
-            if (sha256, length) in good:
+    intact: set[tuple[str, int]] = set()
+    for kind, query in references:
+        for number, sha256, size in db.execute(query):
+            if (sha256, size) in intact:
                 continue
-            if store.size(sha256) == length and store.verify(sha256):
-                good.add((sha256, length))
+            if store.size(sha256) == size and store.verify(sha256):
+                intact.add((sha256, size))
             else:
-                yield f"I7 the content of {kind} {number} is not there, or not what it was"
+                yield f"I7 the content of {kind} {number} is missing or damaged"
 
 
 def of_blobs_without_rows(database: Database, store: BlobStore, grace: float) -> Iterator[str]:
-    """I6: blobs that no row names, twice as old as a sweep leaves them."""
+    """I6: unreferenced blobs of twice the age at which a sweep deletes them."""
     old = [blob.sha256 for blob in store.blobs() if blob.modified < time.time() - 2 * grace]
     for start in range(0, len(old), BATCH):
         batch = old[start : start + BATCH]
         for sha256 in sorted(set(batch) - referenced(database, batch)):
-            yield f"I6 no row names blob {sha256}"
+            yield f"I6 blob {sha256} is unreferenced"

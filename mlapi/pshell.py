@@ -1,4 +1,4 @@
-"""What `pserve`'s shell opens with: `request`, `root`, `db`, `models`, and a begun transaction."""
+"""The environment of `pshell`: `request`, `root`, `db`, `models`, `tm`, and a transaction."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,9 +10,9 @@ from mlapi import models
 
 
 def setup(env: dict[str, Any]) -> Iterator[None]:
-    """Put the tree, the session and the tables at hand; nothing is kept unless `request.tm.commit()` is called."""
+    """Provide the tree, the session and the models; changes are lost unless `tm.commit()` is called."""
     request = env["request"]
-    request.method = "POST"  # So that the session is one that writes, joined to the transaction.
+    request.method = "POST"  # Only requests that write have a session.
     request.environ["tm.active"] = True
     request.tm.begin()
     env["root"] = env["root_factory"](request) if "root_factory" in env else env["root"]

@@ -1,4 +1,4 @@
-"""`mlapi-admin -c INI COMMAND`: users, tokens and modules, and a check of what is kept."""
+"""`mlapi-admin -c INI COMMAND`: administration of users, tokens, modules and stored data."""
 
 import argparse
 import getpass
@@ -26,7 +26,7 @@ DAY = 86400.0
 
 
 def createuser(settings: Settings, arguments: Arguments) -> int:
-    """Create a user; the password is asked for, or read from a file's first line."""
+    """Create a user. The password is read from the terminal or from the first line of a file."""
     password = _password(arguments.password_file)
     with Database(settings.database_url).writing.begin() as db:
         users.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
@@ -35,23 +35,23 @@ def createuser(settings: Settings, arguments: Arguments) -> int:
 
 
 def createtoken(settings: Settings, arguments: Arguments) -> int:
-    """Print an access token of a user, good for some days."""
+    """Print an access token of a user."""
     with Database(settings.database_url).reading() as db:
         user = db.scalar(sa.select(User.id).where(User.name == arguments.name))
     if user is None:
-        return _fail(f"There is no user named {arguments.name}.")
+        return _fail(f"User {arguments.name} not found.")
     print(Tokens(settings.secret_key).make(user, Use.ACCESS, arguments.days * DAY))
     return 0
 
 
 def checkuserexists(settings: Settings, arguments: Arguments) -> int:
-    """Exit with 0 where there is a user of this name, with 1 where there is none."""
+    """Exit with status 0 if the user exists, 1 otherwise."""
     with Database(settings.database_url).reading() as db:
         return int(db.scalar(sa.select(User.id).where(User.name == arguments.name)) is None)
 
 
 def createmodule(settings: Settings, arguments: Arguments) -> int:
-    """Register a module from its folder or archive; the same content again is the same version."""
+    """Register a module version from a folder or an archive. Registered content keeps its version."""
     intake = Intake(open_store(settings.media_dir), settings.scratch_dir)
     source = Path(arguments.source)
     if source.is_dir():
@@ -68,18 +68,18 @@ def createmodule(settings: Settings, arguments: Arguments) -> int:
 
 
 def removemodule(settings: Settings, arguments: Arguments) -> int:
-    """Remove a module that no task or job was made with."""
+    """Remove a module that no task or job refers to."""
     with Database(settings.database_url).writing.begin() as db:
         module = db.scalar(sa.select(Module.id).where(Module.name == arguments.name))
         if module is None:
-            return _fail(f"There is no module named {arguments.name}.")
+            return _fail(f"Module {arguments.name} not found.")
         versions = delete_module(db, module)
     print(f"Removed {arguments.name} with {versions} version(s).")
     return 0
 
 
 def sweep(settings: Settings, _arguments: Arguments) -> int:
-    """Delete contents that nothing refers to and that are older than sweep_grace."""
+    """Delete unreferenced contents that are older than sweep_grace."""
     database = Database(settings.database_url)
     store = open_store(settings.media_dir)
     swept = store.sweep(lambda digests: referenced(database, digests), settings.sweep_grace)
@@ -88,12 +88,12 @@ def sweep(settings: Settings, _arguments: Arguments) -> int:
 
 
 def check(settings: Settings, _arguments: Arguments) -> int:
-    """Check the invariants of what is kept; print each violation, and exit with 1 where there is one."""
+    """Check all stored data. Prints violations of invariants; exits with status 1 if there are any."""
     found = 0
     for violation in violations(settings):
         print(violation)
         found += 1
-    print(f"{found} violation(s)." if found else "Everything holds.", file=sys.stderr)
+    print(f"{found} violation(s)." if found else "No violations.", file=sys.stderr)
     return int(bool(found))
 
 
@@ -102,7 +102,7 @@ def _password(file: str | None) -> str:
         return Path(file).read_text(encoding="utf-8").partition("\n")[0]
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
-        raise Invalid.field("password", "The two are not the same.")
+        raise Invalid.field("password", "The passwords do not match.")
     return password
 
 
@@ -112,23 +112,25 @@ def _fail(message: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and what they take."""
-    top = argparse.ArgumentParser(prog="mlapi-admin", description="Administers mlapi from the command line.")
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="mlapi-admin", description="Administration of users, tokens, modules and stored data."
+    )
     top.add_argument("-c", "--config", required=True, metavar="INI", help="the ini file of the service")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(run: Callable[[Settings, Arguments], int]) -> argparse.ArgumentParser:
-        made = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
-        made.set_defaults(run=run)
-        return made
+        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        return command
 
     user = command(createuser)
     user.add_argument("name")
     user.add_argument("--role", choices=list(Role), default=Role.USER)
-    user.add_argument("--password-file", metavar="FILE")
+    user.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
     token = command(createtoken)
     token.add_argument("name")
-    token.add_argument("--days", type=float, default=1.0)
+    token.add_argument("--days", type=float, default=1.0, help="lifetime of the token, by default 1 day")
     command(checkuserexists).add_argument("name")
     module = command(createmodule)
     module.add_argument("name")
@@ -140,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit status is 1 where it was refused, 2 where the settings or words are wrong."""
+    """Run a command; the exit status is 1 for an error of the command, 2 for invalid settings or arguments."""
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(settings_of(arguments.config), arguments))
@@ -148,13 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except Invalid as error:
-        for each in error.errors:
-            print(f"{each.name}: {each.description}", file=sys.stderr)
+        for name, description in error.errors:
+            print(f"{name}: {description}", file=sys.stderr)
         return 1
     except (DomainError, OSError) as error:
         return _fail(str(error))
     except sa.exc.DBAPIError as error:
-        return _fail(f"The database could not do this: {error.orig}")
+        return _fail(f"Database error: {error.orig}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is kept: SQLAlchemy tables and the rules of the domain. Knows nothing of HTTP."""
+"""SQLAlchemy tables and the rules of the domain, independent of HTTP."""
 
 from mlapi.models.attempts import Attempt, LogPiece, Upload
 from mlapi.models.base import Base

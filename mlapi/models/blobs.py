@@ -1,4 +1,4 @@
-"""Which blobs the tables name: those of files, of modules, and of outputs that wait for their report."""
+"""References to blobs: those of files, of modules, and of uploads whose report is pending."""
 
 from collections.abc import Collection
 
@@ -11,8 +11,8 @@ from mlapi.models.modules import ModuleVersion
 
 
 def referenced(database: Database, digests: Collection[str]) -> set[str]:
-    """Those of the SHA-256s that some row names."""
+    """The subset of the SHA-256s that rows refer to."""
     columns = (File.sha256, ModuleVersion.digest, Upload.sha256)
-    named = sa.union(*(sa.select(column).where(column.in_(digests)) for column in columns))
+    query = sa.union(*(sa.select(column).where(column.in_(digests)) for column in columns))
     with database.reading() as db:
-        return set(db.scalars(named))
+        return set(db.scalars(query))

@@ -89,7 +89,7 @@ def test_a_created_token_ends_when_it_was_told_to(ini: Path, app: TestApp, ada: 
 
 
 def test_nobody_gets_no_token(ini: Path, app: TestApp) -> None:
-    refused(admin(ini, "createtoken", "nobody", check=False), 1, "There is no user named nobody.")
+    refused(admin(ini, "createtoken", "nobody", check=False), 1, "User nobody not found.")
 
 
 @pytest.mark.parametrize(("name", "status"), [("ada", 0), ("nobody", 1)])
@@ -158,7 +158,7 @@ def test_an_unused_module_is_removed(ini: Path, ada: Client) -> None:
     admin(ini, "createmodule", "hello", str(HELLOWORLD))
     assert admin(ini, "removemodule", "hello").stdout == "Removed hello with 1 version(s).\n"
     ada("GET", "modules/hello", status=404)
-    refused(admin(ini, "removemodule", "hello", check=False), 1, "There is no module named hello.")
+    refused(admin(ini, "removemodule", "hello", check=False), 1, "Module hello not found.")
 
 
 def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str) -> None:
@@ -184,7 +184,7 @@ def test_check_is_content_with_what_the_service_keeps(ini: Path, ada: Client, he
     ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
     ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
     done = admin(ini, "check")
-    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "Everything holds.")
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "No violations.")
 
 
 def test_check_says_what_is_damaged(ini: Path, ada: Client, helloworld: str, store: Any, db: Any) -> None:
@@ -199,9 +199,9 @@ def test_check_says_what_is_damaged(ini: Path, ada: Client, helloworld: str, sto
     done = admin(ini, "check", check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        f"I3 job {job['id']} counts 1 attempts, of which 0 are recorded",
-        f"I4 job {job['id']} runs without a lease, or its lease ran out",
-        f"I7 the content of file {file['id']} is not there, or not what it was",
+        f"I3 job {job['id']} has attempt number 1, but 0 attempts",
+        f"I4 job {job['id']} is RUNNING without a valid lease",
+        f"I7 the content of file {file['id']} is missing or damaged",
     ]
     assert done.stderr.splitlines()[-1] == "3 violation(s)."
 
@@ -262,7 +262,7 @@ def fresh(request: Any, tmp_path: Path) -> Path:
 
 def test_a_database_that_is_not_migrated_is_no_traceback(fresh: Path, password: str) -> None:
     done = admin(fresh, "createuser", "grace", "--password-file", password, check=False)
-    refused(done, 1, "The database could not do this: ", "users")
+    refused(done, 1, "Database error: ", "users")
 
 
 def test_migrations_lead_to_the_tables_of_the_code_and_back(fresh: Path) -> None:

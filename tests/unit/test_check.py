@@ -26,56 +26,56 @@ BREAKS = {
         ("UPDATE runs SET task_count = 3 WHERE id = 1", (1, 3, 2)),
         ("UPDATE jobs SET run_id = 3, position = 9 WHERE id = 1", (3, 2, 3)),
     ],
-    "I2 job {0} is {1}, but its attempts that ended so are {2}": [
+    "I2 job {0} is {1}, but has {2} finished or failed attempts": [
         ("UPDATE attempts SET status = 'LOST' WHERE id = 1", (1, "FINISHED", 0)),
         ("UPDATE attempts SET job_id = 1, number = 2 WHERE id = 2", (1, "FINISHED", 2)),
         ("UPDATE attempts SET job_id = 5, number = 1 WHERE id = 1", (5, "QUEUED", 1)),
         ("UPDATE attempts SET status = 'FAILED' WHERE id = 3", (2, "RUNNING", 1)),
         ("UPDATE jobs SET status = 'CANCELLED' WHERE id = 3", (3, "CANCELLED", 1)),
     ],
-    "I2 job {0} failed, but attempt {1} at it finished": [
+    "I2 job {0} is FAILED, but its attempt {1} is FINISHED": [
         ("UPDATE attempts SET status = 'FINISHED' WHERE id = 2", (3, 2)),
     ],
-    "I2 job {0} is {1} without the time at which it ended, or the reverse": [
+    "I2 job {0} is {1}, which contradicts its end time": [
         ("UPDATE jobs SET ended = NULL WHERE id = 1", (1, "FINISHED")),
         ("UPDATE jobs SET ended = created WHERE id = 2", (2, "RUNNING")),
         ("UPDATE jobs SET ended = created WHERE id = 6", (6, "PENDING")),
     ],
-    "I3 job {0} counts {1} attempts, of which {2} are recorded": [
+    "I3 job {0} has attempt number {1}, but {2} attempts": [
         ("UPDATE jobs SET attempt = 2 WHERE id = 1", (1, 2, 1)),
         ("UPDATE jobs SET attempt = 0 WHERE id = 3", (3, 0, 1)),
         ("UPDATE attempts SET number = 2 WHERE id = 1", (1, 1, 1)),
     ],
-    "I3 attempt {0} of job {1} runs, but the job does not": [
+    "I3 attempt {0} is RUNNING, but is not the current attempt of a running job {1}": [
         ("UPDATE attempts SET status = 'RUNNING' WHERE id = 1", (1, 1)),
         ("UPDATE jobs SET attempt = 2 WHERE id = 2", (3, 2)),
     ],
-    "I3 job {0} runs, but its attempt {1} is {2}": [
+    "I3 job {0} is RUNNING, but its attempt {1} is {2}": [
         ("UPDATE attempts SET status = 'LOST' WHERE id = 3", (2, 3, "LOST")),
     ],
-    "I4 job {0} runs without a lease, or its lease ran out": [
+    "I4 job {0} is RUNNING without a valid lease": [
         ("UPDATE jobs SET lease_until = NULL WHERE id = 2", (2,)),
         ("UPDATE jobs SET lease_until = '2026-01-01 00:00:00.000000' WHERE id = 2", (2,)),
     ],
-    "I4 job {0} waits, though nothing before it is still to come": [
+    "I4 job {0} is PENDING, but all its parents have ended": [
         ("UPDATE jobs SET status = 'CANCELLED', ended = created WHERE id = 5", (6,)),
         ("DELETE FROM job_parents WHERE job_id = 6", (6,)),
     ],
-    "I5 job {0} is {1}, though job {2} before it is {3}": [
+    "I5 job {0} is {1}, but its parent {2} is {3}": [
         ("UPDATE jobs SET status = 'QUEUED', ended = NULL WHERE id = 4", (4, "QUEUED", 3, "FAILED")),
         ("UPDATE jobs SET status = 'FAILED' WHERE id = 1", (2, "RUNNING", 1, "FAILED")),
     ],
-    "I5 job {0} takes file {1}, which no job before it made": [
+    "I5 job {0} has input file {1}, which is not an output of its parents": [
         ("UPDATE job_inputs SET file_id = 1 WHERE job_id = 2", (2, 1)),
     ],
-    "I8 module {0} has {1} versions, numbered up to {2}": [
+    "I8 module {0} has {1} versions, but version number {2}": [
         ("UPDATE module_versions SET number = 2", (1, 1, 2)),
     ],
-    "I8 attempt {0} counts {1} bytes of log and has {2}": [
+    "I8 attempt {0} has log size {1}, but {2} bytes of log": [
         ("UPDATE attempts SET log_size = 5 WHERE id = 1", (1, 5, 3)),
         ("DELETE FROM log_pieces", (1, 3, 0)),
     ],
-    "I9 file {0} was made by job {1}, which is {2}": [
+    "I9 file {0} is an output of job {1}, which is {2}": [
         ("UPDATE files SET job_id = 3 WHERE id = 2", (2, 3, "FAILED")),
     ],
     "I10 run {0} and its pipeline have different owners": [
@@ -84,10 +84,10 @@ BREAKS = {
     "I10 job {0} and its run have different owners": [
         ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1,)),
     ],
-    "I10 file {0} and job {1} that made it have different owners": [
+    "I10 file {0} and its job {1} have different owners": [
         ("UPDATE files SET owner_id = 2 WHERE id = 2", (2, 1)),
     ],
-    "I10 run {0} is over file {1} of another owner": [
+    "I10 run {0} has input file {1} of another owner": [
         ("UPDATE files SET owner_id = 2 WHERE id = 1", (1, 1)),
     ],
 }
@@ -184,7 +184,7 @@ def test_a_lease_may_be_late_for_as_long_as_a_scheduler_takes(settings):
 def test_i11_a_row_that_refers_to_nothing_is_named(settings, db):
     db.execute("DELETE FROM tasks WHERE position = 1")
     db.commit()
-    lines = [f"I11 row {job} of jobs refers to a row of tasks that is not there" for job in (1, 3, 5)]
+    lines = [f"I11 row {job} of jobs refers to a row of tasks that does not exist" for job in (1, 3, 5)]
     assert found(settings) == lines
 
 
@@ -212,13 +212,13 @@ def test_i7_a_content_that_is_gone_or_altered_is_named(harm, settings, blob):
     blob.chmod(0o600)
     harm(blob)
     what = ("file 1", "file 2", "module version 1")
-    assert found(settings) == [f"I7 the content of {each} is not there, or not what it was" for each in what]
+    assert found(settings) == [f"I7 the content of {each} is missing or damaged" for each in what]
 
 
 def test_i7_a_size_that_is_not_the_contents_is_named(settings, db):
     db.execute("UPDATE files SET size = 8 WHERE id = 2")
     db.commit()
-    assert found(settings) == ["I7 the content of file 2 is not there, or not what it was"]
+    assert found(settings) == ["I7 the content of file 2 is missing or damaged"]
 
 
 def test_i6_an_old_blob_that_no_row_names_is_named(settings):
@@ -228,4 +228,4 @@ def test_i6_an_old_blob_that_no_row_names_is_named(settings):
     old = time.time() - 2 * settings.sweep_grace - 1
     for sha256 in (spare, SHA256):
         os.utime(settings.media_dir / "sha256" / sha256[:2] / sha256[2:4] / sha256, (old, old))
-    assert found(settings) == [f"I6 no row names blob {spare}"]
+    assert found(settings) == [f"I6 blob {spare} is unreferenced"]

@@ -19,7 +19,7 @@ import pytest
 
 import mlapi
 from mlapi.errors import StorageFull, TooLarge
-from mlapi.storage import CHUNK, MissingBlob, StoredBlob, SweepResult
+from mlapi.storage import CHUNK, MissingBlob, StoredBlob, SweepResult, open_store
 from mlapi.storage.local import BATCH, LocalStore
 
 MIB = 2**20
