@@ -6,15 +6,16 @@
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, is_typeddict
 
 warnings.simplefilter("ignore")
 
 
 import mlapi
 from mlapi import settings
-from mlapi.resources import NODES
+from mlapi.http import documents
 
 HERE = Path(__file__).parent
 
@@ -68,7 +69,12 @@ from the registered services.
 
 `Idempotency-Key` on the start of a run makes it safe to repeat: the same key again answers 200 with the same run.
 
-{services}"""
+{services}
+## Documents
+
+What services answer with. A `Page` has `items` and `next`; a member that may be null always stands there.
+
+{documents}"""
 
 
 def of_settings() -> str:
@@ -83,24 +89,50 @@ def of_api() -> str:
     """The page of the services, in the order of the tree."""
     with tempfile.TemporaryDirectory() as folder:
         app = mlapi.main({}, **{"mlapi.data_dir": folder})
-    services = {service.context: service for service in app.registry.cornice_services.values()}
-    sections = [section(services[node]) for node in NODES if node in services]
-    return API.format(services="\n".join(sections))
+    services = app.registry.cornice_services
+    paths = [path for tree in app.registry.trees for node in tree.places for path in tree.paths(node)]
+    found = [services[path] for path in paths if path in services]
+    return API.format(services="\n".join(map(section, found)), documents=of_documents(found))
+
+
+def answers(service: Any) -> Iterator[tuple[str, Any]]:
+    """The type of what each method of a service answers with."""
+    for method, view, _ in service.definitions:
+        if method != "HEAD":
+            yield method, documents.answer_of(view, service.context)
+
+
+def of_documents(services: list[Any]) -> str:
+    """The documents of all answers, each once, by name."""
+    answered = (document for service in services for _, document in answers(service))
+    found = {each.__name__: each for document in answered for each in documents.nested(document) if is_typeddict(each)}
+    return "\n".join(of_document(found[name]) for name in sorted(found))
+
+
+def of_document(document: Any) -> str:
+    """The members of a document, with their types."""
+    rows = [f"| `{name}` | {documents.type_name(hint)} |" for name, hint in documents.members(document).items()]
+    head = f"### {document.__name__}\n\n{document.__doc__.partition(chr(10))[0]}\n\n| member | type |\n| --- | --- |"
+    return "\n".join([head, *rows, ""])
 
 
 def section(service: Any) -> str:
     """What can be done at one place."""
     lines = [f"## `{service.path}`\n", f"{service.context.__doc__.partition(chr(10))[0]}\n"]
-    lines += ["| method | permission | what it does |", "| --- | --- | --- |"]
+    lines += ["| method | permission | what it does | answers with |", "| --- | --- | --- | --- |"]
     fields = []
+    types = dict(answers(service))
     for method, view, args in service.definitions:
         if method == "HEAD":
             continue
         permission = str(args["permission"])
         permission = "anybody" if permission.startswith("__no") else permission
-        lines.append(f"| {method} | {permission} | {view.__doc__.partition(chr(10))[0]} |")
+        answer = "bytes" if types[method] is None else documents.type_name(types[method])
+        lines.append(f"| {method} | {permission} | {view.__doc__.partition(chr(10))[0]} | {answer} |")
         if schema := args.get("schema"):
-            fields += [of_schema(method, where, getattr(schema, where)) for where in ("query", "body")]
+            parts = {where: getattr(schema, where) for where in ("query", "headers", "body")}
+            fields += [of_schema(method, where, part) for where, part in parts.items()]
+            fields.append(of_form(method, schema.form))
     return "\n".join([*lines, "", *filter(None, fields)])
 
 
@@ -110,6 +142,15 @@ def of_schema(method: str, where: str, schema: Any) -> str:
         return ""
     names = [f"**{node.name}**" if node.required else node.name for node in schema.children]
     return f"{method} {where}: {', '.join(names)}\n"
+
+
+def of_form(method: str, expected: Any) -> str:
+    """The fields of a form, the files first."""
+    if expected is None:
+        return ""
+    files = " or ".join(f"**{name}**" for name in sorted(expected.form.files))
+    fields = [f"**{node.name}**" if node.required else node.name for node in expected.schema.children]
+    return f"{method} form ({', '.join(expected.form.media_types)}): {', '.join([f'{files} (file)', *fields])}\n"
 
 
 def main() -> int:
