@@ -25,7 +25,7 @@ NAMES: dict[Any, str] = {
 
 def answer_of(view: Callable[..., object], context: type[Node]) -> Any:
     """The type of what a view answers for nodes of a class; None for a view that answers with bytes."""
-    hint = get_type_hints(view)["return"]
+    hint = get_type_hints(view, include_extras=True)["return"]
     if hint is Response:
         return None
     return _resolved(hint, context)
@@ -45,14 +45,14 @@ def members(document: Any) -> dict[str, Any]:
     """The types of the members of a document, by name."""
     generic = get_origin(document)
     if generic is None:
-        return get_type_hints(document)
+        return get_type_hints(document, include_extras=True)
     arguments = dict(zip(generic.__parameters__, get_args(document), strict=True))
 
     def bound(hint: Any) -> Any:
         parameters = getattr(hint, "__parameters__", ())
         return hint[tuple(arguments[parameter] for parameter in parameters)] if parameters else hint
 
-    return {name: bound(hint) for name, hint in get_type_hints(generic).items()}
+    return {name: bound(hint) for name, hint in get_type_hints(generic, include_extras=True).items()}
 
 
 def type_name(hint: Any) -> str:

@@ -161,14 +161,15 @@ NEWEST = (
 """The id of a module's newest version."""
 
 
+_functions, _versions, _modules = Function.__table__, ModuleVersion.__table__, Module.__table__
 _SIGNATURE = (
-    sa.select(Function.id, Function.options)
-    .join(ModuleVersion, Function.version_id == ModuleVersion.id)
-    .join(Module, ModuleVersion.module_id == Module.id)
-    .where(Module.name == sa.bindparam("module"), Function.name == sa.bindparam("function"))
+    sa.select(_functions.c.id, _functions.c.options)  # Of tables: a select of entities takes twice as long.
+    .join(_versions, _functions.c.version_id == _versions.c.id)
+    .join(_modules, _versions.c.module_id == _modules.c.id)
+    .where(_modules.c.name == sa.bindparam("module"), _functions.c.name == sa.bindparam("function"))
 )
-_OF_NEWEST = _SIGNATURE.where(ModuleVersion.id == NEWEST)
-_OF_VERSION = _SIGNATURE.where(ModuleVersion.digest == sa.bindparam("version"))
+_OF_NEWEST = _SIGNATURE.where(_versions.c.id == NEWEST)
+_OF_VERSION = _SIGNATURE.where(_versions.c.digest == sa.bindparam("version"))
 
 
 def find_function(db: Session, key: FunctionKey) -> Signature:

@@ -210,7 +210,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
             "heartbeat": settings.job_heartbeat,
             "lease": settings.job_lease,
             "log_limit": settings.log_limit,
-            "module": {"name": row.module, "version": row.version, "size": row.size, "archive": Url(f"{url}/module")},
+            "module": {"name": row.module, "version": row.version, "size": row.size, "archive": f"{url}/module"},
             "inputs": list(self.inputs()),
         }
 

@@ -2,8 +2,9 @@
 
 import enum
 from collections import namedtuple
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,9 +43,12 @@ class Field:
         return self.column.type.python_type
 
 
-def _row_class(name: str, fields: Iterable[str]) -> Any:
-    """A named tuple: its attributes are read in a tenth of the time that those of a result's row take."""
-    return namedtuple(name, fields)
+def _rows(name: str, fields: Iterable[str]) -> Callable[[Iterable[Any]], Any]:
+    """A maker of named tuples, whose attributes are read in a tenth of the time that those of a result's row take.
+
+    `_make` of a named tuple does the same in three times as long.
+    """
+    return partial(tuple.__new__, namedtuple(name, fields))
 
 
 class Fields:
@@ -54,10 +58,10 @@ class Fields:
         self._fields = {field.name or str(field.column.key): field for field in fields}
         if len(self._fields) != len(fields):
             raise ValueError("Two fields have the same name.")
-        self.row = _row_class("Row", self._fields)
-        """A row of the item itself."""
-        self.list_row = _row_class("ListRow", self._names_in_lists())
-        """A row in a list."""
+        self.row = _rows("Row", self._fields)
+        """Makes a row of the item itself."""
+        self.list_row = _rows("ListRow", self._names_in_lists())
+        """Makes a row of a list."""
 
     def __getitem__(self, name: str) -> Field:
         return self._fields[name]

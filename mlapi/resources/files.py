@@ -76,7 +76,7 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
             "sha256": row.sha256,
             "tags": row.tags,
             "created": row.created,
-            "content": Url(f"{url}/content"),
+            "content": f"{url}/content",
             "parent": link("file", user=row.owner, file=row.parent) if row.parent else None,
             "job": link("job", user=row.owner, pipeline=row.pipeline_id, run=row.run_id, job=row.job)
             if row.job

@@ -76,7 +76,7 @@ class Item(Node, Generic[Summary, Document]):
             row = None if statement is None else self.request.reader.execute(statement, values).first()
             if row is None:
                 raise KeyError(self.__name__)
-            self._row = self.fields.row._make(row)
+            self._row = self.fields.row(row)
         return self._row
 
     @property
@@ -228,7 +228,7 @@ class Collection(Node, Generic[AnyItem]):
         values |= identity.parameters | {"limit": limit + 1, "after": after}
         if self.tied_by is not None:
             values["parent"] = self.parent_key
-        found = list(map(self.item.fields.list_row._make, self.request.reader.execute(statement, values)))
+        found = list(map(self.item.fields.list_row, self.request.reader.execute(statement, values).all()))
         return found[:limit], getattr(found[limit - 1], self.order) if len(found) > limit else None
 
     def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Any:

@@ -113,7 +113,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         run = link("run", user=row.owner, pipeline=row.pipeline_id, run=row.run)
         return {
             "id": row.id,
-            "url": Url(f"{run}/jobs/{row.id}"),
+            "url": f"{run}/jobs/{row.id}",
             "run": run,
             "position": row.position,
             "function": link("versioned function", module=row.module, version=row.version, function=row.function),
@@ -137,14 +137,14 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         return {
             **summary,
             "task": task,
-            "after": [Url(f"{summary['run']}/jobs/{job}") for job in linked["after"]],
+            "after": [f"{summary['run']}/jobs/{job}" for job in linked["after"]],
             "arguments": row.arguments,
             "timeout": row.timeout,
             "cancel_requested": row.cancel_requested,
             "inputs": [link("file", user=row.owner, file=file) for file in linked["inputs"]],
             "outputs": [link("file", user=row.owner, file=file) for file in linked["outputs"]],
             "metrics": row.metrics,
-            "log": Url(f"{summary['url']}/log"),
+            "log": f"{summary['url']}/log",
         }
 
     @property

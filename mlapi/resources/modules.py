@@ -119,7 +119,7 @@ class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
         version = link("version", module=row.module, version=row.version)
         return {
             "name": row.name,
-            "url": Url(f"{version}/functions/{row.name}"),
+            "url": f"{version}/functions/{row.name}",
             "module": link("module", module=row.module),
             "version": version,
             "doctxt": row.doctxt,
@@ -207,7 +207,7 @@ class VersionItem(PublicItem[VersionDocument, VersionDocument]):
             "icon_url": row.icon_url,
             "command": row.command,
             "created": row.created,
-            "functions": Url(f"{url}/functions"),
+            "functions": f"{url}/functions",
         }
 
 
@@ -250,8 +250,8 @@ class ModuleItem(PublicItem[ModuleDocument, ModuleDocument]):
             "icon_url": row.icon_url,
             "created": row.created,
             "version": link("version", module=row.name, version=row.version),
-            "versions": Url(f"{url}/versions"),
-            "functions": Url(f"{url}/functions"),
+            "versions": f"{url}/versions",
+            "functions": f"{url}/functions",
         }
 
 

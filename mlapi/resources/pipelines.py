@@ -54,8 +54,8 @@ class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
             "name": row.name,
             "enabled": row.enabled,
             "created": row.created,
-            "tasks": Url(f"{url}/tasks"),
-            "runs": Url(f"{url}/runs"),
+            "tasks": f"{url}/tasks",
+            "runs": f"{url}/runs",
         }
 
 

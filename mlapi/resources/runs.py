@@ -87,7 +87,7 @@ def summary(row: Any, counts: dict[str, int], link: Linker) -> RunSummary:
         "url": url,
         "pipeline": link("pipeline", user=row.owner, pipeline=row.pipeline),
         "created": row.created,
-        "jobs": Url(f"{url}/jobs"),
+        "jobs": f"{url}/jobs",
         "status": runs.status_of(counts),
         "progress": {"jobs": row.task_count, "over": over, "statuses": counts},
     }

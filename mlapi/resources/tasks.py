@@ -62,12 +62,12 @@ class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
         pipeline = link("pipeline", user=row.owner, pipeline=row.pipeline)
         return {
             "id": row.id,
-            "url": Url(f"{pipeline}/tasks/{row.id}"),
+            "url": f"{pipeline}/tasks/{row.id}",
             "pipeline": pipeline,
             "position": row.position,
             "function": link("versioned function", module=row.module, version=row.version, function=row.function),
             "arguments": row.arguments,
-            "after": None if row.after is None else [Url(f"{pipeline}/tasks/{task}") for task in row.after],
+            "after": None if row.after is None else [f"{pipeline}/tasks/{task}" for task in row.after],
             "timeout": row.timeout,
             "created": row.created,
         }

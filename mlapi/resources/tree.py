@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NewType, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
 from urllib.parse import unquote, urlsplit
+
+from pyramid.decorator import reify
 
 from mlapi.http.problems import Writer, write_problem
 
 if TYPE_CHECKING:
     from mlapi.http.request import Request
 
-Url = NewType("Url", str)
+Url = Annotated[str, "URL"]
 """An absolute URL of a resource of this service."""
 
 Linker = Callable[..., Url]
@@ -76,9 +78,10 @@ class Node:
         if self.__parent__ is not None:
             self.__parent__.load()
 
-    def link(self, kind: str, /, **keys: object) -> Url:
-        """The URL of the resource of this kind, in this node's tree, with these keys."""
-        return Url(self.request.root_url + self.tree.path(kind, keys))
+    @reify
+    def link(self) -> Linker:
+        """Makes the URL of the resource of a kind, in this node's tree, with some keys."""
+        return self.tree.linker(self.request.root_url)
 
 
 Parent = TypeVar("Parent", bound=Node)
@@ -145,6 +148,15 @@ class Tree:
         """The URL templates of a class: that of its place, and its aliases; none where the tree does not have it."""
         place = self.places.get(node)
         return [] if place is None else [place.path, *place.aliases]
+
+    def linker(self, root_url: str) -> Linker:
+        """A function that makes URLs from kinds and keys, for an application at `root_url`."""
+        formats = self._formats
+
+        def link(kind: str, /, **keys: object) -> Url:
+            return root_url + formats[kind](**keys)
+
+        return link
 
     def template(self, kind: str) -> str:
         """The URL template of the resources of this kind."""

@@ -81,8 +81,8 @@ class UserItem(Item[UserDocument, UserDocument]):
             "url": url,
             "role": row.role,
             "created": row.created,
-            "files": Url(f"{url}/files"),
-            "pipelines": Url(f"{url}/pipelines"),
+            "files": f"{url}/files",
+            "pipelines": f"{url}/pipelines",
         }
 
 
