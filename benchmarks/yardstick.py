@@ -6,7 +6,7 @@ from typing import Any
 import waitress
 from pyramid.config import Configurator
 
-from mlapi.server import LIMITS
+from mlapi.http.server import LIMITS
 
 
 def main() -> None:

@@ -133,6 +133,7 @@ def section(service: Any) -> str:
             parts = {where: getattr(schema, where) for where in ("query", "headers", "body")}
             fields += [of_schema(method, where, part) for where, part in parts.items()]
             fields.append(of_form(method, schema.form))
+            fields.append(f"{method} body: bytes\n" if schema.raw else "")
     return "\n".join([*lines, "", *filter(None, fields)])
 
 

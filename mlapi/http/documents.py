@@ -3,7 +3,7 @@
 import datetime
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from pyramid.response import Response
 
@@ -45,7 +45,8 @@ def members(document: Any) -> dict[str, Any]:
     """The types of the members of a document, by name."""
     generic = get_origin(document)
     if generic is None:
-        return get_type_hints(document, include_extras=True)
+        hints = get_type_hints(document, include_extras=True)
+        return {name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint for name, hint in hints.items()}
     arguments = dict(zip(generic.__parameters__, get_args(document), strict=True))
 
     def bound(hint: Any) -> Any:

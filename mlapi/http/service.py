@@ -60,6 +60,8 @@ class Expects:
     query: colander.Schema | None = None
     headers: colander.Schema | None = None
     form: ExpectedForm | None = None
+    raw: bool = False
+    """Whether the body is bytes of any type, which the view reads."""
 
 
 def check(request: Request, schema: Expects | None = None, **_other: object) -> None:

@@ -67,7 +67,7 @@ def beat(heartbeat: Heartbeat, request: Request) -> HeartbeatDocument:
     return {"cancel": rules.beat(request.db, heartbeat.item.fence, request.settings.job_lease)}
 
 
-@log.put(permission=Permission.REPORT, schema=Expects(query=schemas.LogOffset()))
+@log.put(permission=Permission.REPORT, schema=Expects(query=schemas.LogOffset(), raw=True))
 def append(log: AttemptLog, request: Request) -> LogDocument:
     """Append a piece to the log at its current end."""
     settings, offset = request.settings, request.validated["query"]["offset"]
@@ -75,7 +75,7 @@ def append(log: AttemptLog, request: Request) -> LogDocument:
     return {"offset": rules.append_log(request.db, log.item.fence, offset, piece, settings.log_limit)}
 
 
-@outputs.post(permission=Permission.REPORT)
+@outputs.post(permission=Permission.REPORT, schema=Expects(raw=True))
 def upload(outputs: Outputs, request: Request) -> UploadDocument:
     """Upload the bytes of an output; the report makes a file of them."""
     fence = outputs.item.fence

@@ -30,7 +30,7 @@ def create(files: Files, request: Request) -> FileDocument:
     return answers.created(files[str(file.id)], request)
 
 
-@files.put(permission=Permission.WRITE, schema=Expects(query=NewFile()))
+@files.put(permission=Permission.WRITE, schema=Expects(query=NewFile(), raw=True))
 def create_raw(files: Files, request: Request) -> FileDocument:
     """Upload a file as the body of the request, under the `name` in the query string."""
     request.pause_transaction()
