@@ -14,8 +14,7 @@ warnings.simplefilter("ignore")
 
 
 import mlapi
-from mlapi import settings
-from mlapi.http import documents
+from mlapi import documents, settings
 
 HERE = Path(__file__).parent
 

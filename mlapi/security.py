@@ -10,7 +10,7 @@ import enum
 import functools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import argon2
 import sqlalchemy as sa
@@ -25,8 +25,11 @@ from mlapi.models import User
 from mlapi.models.users import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.orm import Session
+
     from mlapi.database import Reader
-    from mlapi.http.request import Request
     from mlapi.settings import Settings
 
 ALGORITHM = "HS256"
@@ -57,6 +60,18 @@ class Use(enum.StrEnum):
     ACCESS = "access"
     REFRESH = "refresh"
     JOB = "job"
+
+
+class Request(Protocol):
+    """The parts of a request that authentication uses; `http.request` has the whole."""
+
+    headers: Mapping[str, str]
+    reader: Reader
+    db: Session
+    passwords: Passwords
+
+    def pause_transaction(self) -> None:
+        """End the transaction of the request, and begin a new one at its next use."""
 
 
 CALLER: sa.BindParameter[int] = sa.bindparam("caller", type_=sa.BigInteger)

@@ -7,7 +7,8 @@ from typing import NotRequired, TypedDict
 import colander
 
 from mlapi.models.options import TYPES
-from mlapi.schemas.types import INT64, Exact, Flag, List, Object, Real, Text, Whole, storable
+from mlapi.schemas.types import Exact, Flag, List, Object, Real, Text, Whole
+from mlapi.values import INT64, storable
 
 ITEMS_LIMIT = 200
 """The maximum number of functions, options and other items of a list."""

@@ -16,8 +16,8 @@ from multipart import MultipartError, PushMultipartParser, parse_options_header
 from mlapi.errors import Invalid, TooLarge
 from mlapi.file_names import plain_name
 from mlapi.http.bodies import Readable
-from mlapi.schemas.types import storable
 from mlapi.storage import CHUNK
+from mlapi.values import storable
 
 PARTS = 20
 """Maximum number of parts of a form with one file; a form of more files may have as many parts more."""

@@ -10,7 +10,7 @@ from mlapi.errors import Conflict, Invalid
 from mlapi.models import manifests
 from mlapi.models.base import JsonObject, Numbered, check_slug
 from mlapi.models.options import Option
-from mlapi.schemas.types import storable
+from mlapi.values import storable
 
 
 class Module(Numbered):

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from mlapi.errors import FieldError, Invalid
 from mlapi.models.base import JsonObject
-from mlapi.schemas.types import INT64, storable
+from mlapi.values import INT64, storable
 
 Value: TypeAlias = bool | int | float | str
 """The value of an option."""

@@ -16,8 +16,8 @@ from sqlalchemy.sql import visitors
 
 from mlapi.resources.fields import Fields
 from mlapi.resources.tree import Access, Linker, Node, Tree, TreeError
-from mlapi.schemas.types import row_id
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
+from mlapi.values import row_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

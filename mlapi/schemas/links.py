@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import colander
 from pyramid.threadlocal import get_current_request
 
-from mlapi.schemas.types import Text, row_id
+from mlapi.schemas.types import Text
+from mlapi.values import row_id
 
 if TYPE_CHECKING:
     from mlapi.http.request import Request

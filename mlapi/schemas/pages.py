@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import colander
 
-from mlapi.schemas.types import INT64, Schema, Text
+from mlapi.schemas.types import Schema, Text
+from mlapi.values import INT64
 
 LIMIT = 200
 """Items of a page at most."""

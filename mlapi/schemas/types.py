@@ -10,8 +10,7 @@ from typing import Any
 
 import colander
 
-INT64 = 2**63
-"""Integers of either database are smaller than this."""
+from mlapi.values import INT64, storable, unkeepable
 
 UNKNOWN = 100
 """Unknown fields of an object that are named at most."""
@@ -141,40 +140,3 @@ class Schema(colander.Schema):
     """What the bodies of requests derive from."""
 
     schema_type = Object
-
-
-def row_id(text: str) -> int | None:
-    """The id of a row in a text, or None where it has none: decimal digits without a leading zero."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 19) or text[0] == "0":
-        return None
-    return int(text)
-
-
-def storable(text: str) -> bool:
-    """Whether both databases can keep `text`: PostgreSQL refuses NUL, UTF-8 the lone surrogates."""
-    return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))
-
-
-def unkeepable(value: Any, depth: int = 16, items: int = 10_000) -> str | None:
-    """Why a JSON `value` cannot be kept, in words, or None where it can."""
-    left = items
-    stack = [(value, 1)]
-    while stack:
-        each, level = stack.pop()
-        left -= 1
-        if level > depth or left < 0:
-            return f"Must nest at most {depth} deep and hold at most {items} values."
-        if isinstance(each, dict):
-            stack += [(key, level) for key in each] + [(child, level + 1) for child in each.values()]
-        elif isinstance(each, list):
-            stack += [(child, level + 1) for child in each]
-        elif isinstance(each, str):
-            if not storable(each):
-                return "Must not contain NUL or lone surrogates."
-        elif isinstance(each, bool) or each is None:
-            continue
-        elif isinstance(each, int) and not -INT64 <= each < INT64:
-            return "Must not contain integers beyond 64 bits."
-        elif isinstance(each, float) and not math.isfinite(each):
-            return "Must not contain NaN or infinities."
-    return None

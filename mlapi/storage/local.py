@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from mlapi.errors import StorageFull, TooLarge
-from mlapi.storage import CHUNK, Blob, MissingBlob, StoredBlob, SweepResult
+from mlapi.storage.base import CHUNK, Blob, MissingBlob, StoredBlob, SweepResult
 
 BATCH = 500
 """Blobs per batch of a sweep."""

@@ -5,9 +5,9 @@ from typing import Any, Generic, TypedDict, TypeVar, cast
 from urllib.parse import urlencode
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects
 from mlapi.resources.items import Collection, Item
 from mlapi.schemas.pages import list_query
+from mlapi.service import Expects
 
 Summary = TypeVar("Summary")
 Document = TypeVar("Document")

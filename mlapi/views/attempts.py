@@ -7,13 +7,13 @@ from pyramid.response import Response
 from mlapi.http.bodies import read_chunks, read_whole
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models import attempts as rules
 from mlapi.models.attempts import Output
 from mlapi.models.jobs import Status
 from mlapi.resources.attempts import AttemptItem, AttemptLog, Heartbeat, InputItem, ModuleArchive, Outputs, Report
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 attempt, heartbeat, log, outputs = Service(AttemptItem), Service(Heartbeat), Service(AttemptLog), Service(Outputs)

@@ -6,10 +6,10 @@ from pyramid.httpexceptions import HTTPUnauthorized
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.resources.auth import Refresh, Token
 from mlapi.schemas.auth import Credentials, RefreshToken
 from mlapi.security import Use, authenticate, user_exists
+from mlapi.service import Expects, Service
 
 token, refresh = Service(Token), Service(Refresh)
 

@@ -6,12 +6,12 @@ from mlapi.errors import Conflict
 from mlapi.http.bodies import read_chunks
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
-from mlapi.http.service import ExpectedForm, Expects, Service
 from mlapi.models import files as rules
 from mlapi.models.deletion import Held, delete_file
 from mlapi.resources.files import AllFiles, FileContent, FileDocument, FileItem, Files
 from mlapi.schemas.files import FileChange, FileForm, NewFile
 from mlapi.security import Permission
+from mlapi.service import ExpectedForm, Expects, Service
 from mlapi.views import answers
 
 files, file, content, all_files = Service(Files), Service(FileItem), Service(FileContent), Service(AllFiles)

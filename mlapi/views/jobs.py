@@ -3,12 +3,12 @@
 from pyramid.response import Response
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models import jobs as rules
 from mlapi.models.attempts import read_log
 from mlapi.resources.jobs import AllJobs, JobCancel, JobDocument, JobItem, JobLog, Jobs
 from mlapi.schemas.attempts import LogFrom
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 jobs, job, all_jobs = Service(Jobs), Service(JobItem), Service(AllJobs)

@@ -6,9 +6,9 @@ from pyramid.security import NO_PERMISSION_REQUIRED
 
 import mlapi
 from mlapi.http.request import Request
-from mlapi.http.service import Service
 from mlapi.resources import Version1
 from mlapi.resources.tree import Url
+from mlapi.service import Service
 
 entrance = Service(Version1)
 

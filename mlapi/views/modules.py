@@ -6,7 +6,6 @@ from typing import BinaryIO
 
 from mlapi.archives.intake import Intake, write_archive
 from mlapi.http.request import Request
-from mlapi.http.service import ExpectedForm, Expects, Service
 from mlapi.models.deletion import delete_module
 from mlapi.models.modules import register
 from mlapi.resources.modules import (
@@ -22,6 +21,7 @@ from mlapi.resources.modules import (
 )
 from mlapi.schemas.modules import ModuleForm
 from mlapi.security import Permission
+from mlapi.service import ExpectedForm, Expects, Service
 from mlapi.views import answers
 
 modules, module = Service(Modules), Service(ModuleItem)

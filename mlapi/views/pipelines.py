@@ -1,12 +1,12 @@
 """Pipelines: list, create, show, change, delete."""
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models import pipelines as rules
 from mlapi.models.deletion import delete_pipeline
 from mlapi.resources.pipelines import AllPipelines, PipelineDocument, PipelineItem, Pipelines
 from mlapi.schemas.pipelines import NewPipeline, PipelineChange
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 pipelines, pipeline, all_pipelines = Service(Pipelines), Service(PipelineItem), Service(AllPipelines)

@@ -1,13 +1,13 @@
 """Runs: list, start, show, cancel, delete."""
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models import runs as rules
 from mlapi.models.deletion import delete_runs
 from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, Runs
 from mlapi.schemas.headers import Idempotency
 from mlapi.schemas.runs import NewRun
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 runs, run, run_cancel, all_runs = Service(Runs), Service(RunItem), Service(RunCancel), Service(AllRuns)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models.deletion import delete_task
 from mlapi.models.modules import FunctionKey
 from mlapi.models.pipelines import change_task, insert_task
 from mlapi.resources.tasks import TaskDocument, TaskItem, Tasks
 from mlapi.schemas.tasks import NewTask, TaskChange
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 tasks, task = Service(Tasks), Service(TaskItem)

@@ -1,11 +1,11 @@
 """Users: list, create, show."""
 
 from mlapi.http.request import Request
-from mlapi.http.service import Expects, Service
 from mlapi.models import users as rules
 from mlapi.resources.users import UserDocument, UserItem, Users
 from mlapi.schemas.users import NewUser
 from mlapi.security import Permission
+from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 users, user = Service(Users), Service(UserItem)

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, Union, get_args, get_origin, is_typeddict
 
 import pytest
 
-from mlapi.http import documents
+from mlapi import documents
 from mlapi.http.problems import ProblemDocument
 from mlapi.resources.tree import Url
 from tests.support import API, ROOT, World, is_problem

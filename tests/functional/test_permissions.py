@@ -9,10 +9,10 @@ from pyramid.config import Configurator
 from pyramid.paster import get_app
 from webtest import TestApp
 
-from mlapi.http.service import Service
 from mlapi.models import Base
 from mlapi.resources.files import FileItem
 from mlapi.security import Permission, Use
+from mlapi.service import Service
 from tests.support import API, HOST, Client, World, is_problem, pipeline_of, services
 
 READ, WRITE, REGISTER, REPORT = Permission
