@@ -22,9 +22,10 @@ demo: $(READY) ## run a real pipeline through the service, then keep serving; EX
 test: $(READY) ## run every test, on SQLite and on PostgreSQL; COVERAGE=1 measures what they reach
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
-lint: $(READY) ## format, lint, types, and docs in step with the code
+lint: $(READY) ## format, lint, imports, types, and docs in step with the code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
