@@ -1,11 +1,9 @@
 """mlapi: a self-hosted REST service for machine-learning security teams."""
 
-from typing import Any
-
 __version__ = "0.1.0"
 
 
-def main(_global_config: dict[str, str], **settings: str) -> Any:
+def main(_global_config: dict[str, str], **settings: str) -> object:
     """Make the WSGI application; `pserve` calls this with the ini file's settings."""
     # The runner imports this package and must start in milliseconds, so Pyramid waits until here.
     from mlapi.application import make_app
