@@ -1,7 +1,5 @@
 """Queries, bodies and forms about files."""
 
-from typing import Any
-
 import colander
 
 from mlapi import strict_json
@@ -16,10 +14,10 @@ TAGS = 100
 class JsonText(Json):
     """A JSON value as the text of a form field."""
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the value, or raise `colander.Invalid` where the text is no JSON or the value cannot be kept."""
-        if cstruct is colander.null:
-            return cstruct
+        if not isinstance(cstruct, str):
+            return super().deserialize(node, cstruct)
         try:
             value = strict_json.loads(cstruct)
         except strict_json.NotJson:
@@ -32,7 +30,7 @@ def tags(kind: type[Json] = Json, **kw: object) -> colander.SchemaNode:
     return colander.SchemaNode(kind(dict, depth=4, items=4 * TAGS), validator=colander.Length(max=TAGS), **kw)
 
 
-def is_plain(node: Any, value: str) -> None:
+def is_plain(node: colander.SchemaNode, value: str) -> None:
     """Refuse what cannot be a file's name."""
     try:
         plain_name(value)

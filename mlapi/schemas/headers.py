@@ -1,13 +1,11 @@
 """Headers that services read."""
 
-from typing import Any
-
 import colander
 
 from mlapi.schemas.types import Schema, Text
 
 
-def _printable(node: Any, value: str) -> None:
+def _printable(node: colander.SchemaNode, value: str) -> None:
     if not (value.isascii() and value.isprintable() and 1 <= len(value) <= 200):
         raise colander.Invalid(node, "Must be 1 to 200 printable ASCII characters.")
 

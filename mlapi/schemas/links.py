@@ -1,6 +1,6 @@
 """References to resources in bodies and forms, by their URLs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import colander
 from pyramid.threadlocal import get_current_request
@@ -22,10 +22,10 @@ class Link(Text):
     def __init__(self, *kinds: str) -> None:
         self.kinds = kinds
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the keys, or raise `colander.Invalid` for the URL of anything else."""
         url = super().deserialize(node, cstruct)
-        if url is colander.null:
+        if not isinstance(url, str):
             return url
         request: Request = get_current_request()
         keys = request.context.tree.match(url, self.kinds, request.script_name)
@@ -40,10 +40,10 @@ class Id(Link):
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the id, or raise `colander.Invalid` for the URL of anything else."""
         keys = super().deserialize(node, cstruct)
-        if keys is colander.null:
+        if not isinstance(keys, dict):
             return keys
         request: Request = get_current_request()
         own = row_id(keys.pop(self.kinds[0]))

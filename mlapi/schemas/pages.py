@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import colander
 
@@ -16,10 +16,10 @@ LIMIT = 200
 class Number(Text):
     """A whole number in a query string."""
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the number, or raise `colander.Invalid` for anything but up to 19 digits."""
         text = super().deserialize(node, cstruct)
-        if text is colander.null:
+        if not isinstance(text, str):
             return text
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < INT64):
             raise colander.Invalid(node, "Must be a whole number.")
@@ -29,17 +29,17 @@ class Number(Text):
 class TrueOrFalse(Text):
     """A boolean in a query string."""
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the boolean, or raise `colander.Invalid` for anything but true and false."""
         text = super().deserialize(node, cstruct)
-        if text is colander.null:
+        if not isinstance(text, str):
             return text
         if text not in ("true", "false"):
             raise colander.Invalid(node, "Must be true or false.")
         return text == "true"
 
 
-def optional(kind: Any, **kw: Any) -> Any:
+def optional(kind: colander.SchemaType, **kw: object) -> colander.SchemaNode:
     """An optional query parameter."""
     return colander.SchemaNode(kind, missing=colander.drop, **kw)
 

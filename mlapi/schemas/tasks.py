@@ -1,7 +1,5 @@
 """Bodies that create and change tasks."""
 
-from typing import Any
-
 import colander
 from pyramid.threadlocal import get_current_request
 
@@ -13,10 +11,10 @@ from mlapi.schemas.types import Json, List, Real, Schema, Whole
 class OrNull(colander.SchemaType):
     """What another type holds, or null."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: colander.SchemaType) -> None:
         self.kind = kind
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return None for null, else what the other type makes of it."""
         return None if cstruct is None else self.kind.deserialize(node, cstruct)
 
@@ -24,12 +22,12 @@ class OrNull(colander.SchemaType):
 class OrNullList(List):
     """A list, or null."""
 
-    def deserialize(self, node: Any, cstruct: Any, accept_scalar: Any = None) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object, accept_scalar: bool | None = None) -> object:
         """Return None for null, else the list."""
         return None if cstruct is None else super().deserialize(node, cstruct, accept_scalar)
 
 
-def time_limit(node: Any, value: float | None) -> None:
+def time_limit(node: colander.SchemaNode, value: float | None) -> None:
     """Refuse a time limit that is not above zero, or above the one in the settings."""
     if value is not None:
         limit = get_current_request().settings.job_timeout_limit

@@ -5,8 +5,8 @@ missing. What a client of a typed API wrote wrongly must come back as an error, 
 """
 
 import math
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 import colander
 
@@ -22,7 +22,7 @@ class Exact(colander.SchemaType):
     python: type | tuple[type, ...] = object
     words = "a value"
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the value as it came, or raise `colander.Invalid` where it is of another type."""
         if cstruct is colander.null:
             return colander.null
@@ -30,7 +30,7 @@ class Exact(colander.SchemaType):
             raise colander.Invalid(node, f"Must be {self.words}.")
         return cstruct
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether `value` is of this type; a bool is no number."""
         return isinstance(value, self.python) and not isinstance(value, bool)
 
@@ -40,7 +40,7 @@ class Text(Exact):
 
     python, words = str, "a string"
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the string, or raise `colander.Invalid` where a database would refuse it."""
         value = super().deserialize(node, cstruct)
         if isinstance(value, str) and not storable(value):
@@ -53,9 +53,9 @@ class Whole(Exact):
 
     python, words = int, "an integer of 64 bits"
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether `value` is an integer that fits a database's column."""
-        return super().holds(value) and -INT64 <= value < INT64
+        return super().holds(value) and isinstance(value, int) and -INT64 <= value < INT64
 
 
 class Real(Exact):
@@ -63,9 +63,11 @@ class Real(Exact):
 
     python, words = (int, float), "a finite number"
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether `value` is a number other than NaN and the infinities."""
-        return super().holds(value) and abs(value) < INT64**16 and math.isfinite(value)
+        if not isinstance(value, int | float) or not super().holds(value):
+            return False
+        return abs(value) < INT64**16 and math.isfinite(value)
 
 
 class Flag(Exact):
@@ -73,7 +75,7 @@ class Flag(Exact):
 
     words = "true or false"
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Whether `value` is a bool."""
         return isinstance(value, bool)
 
@@ -84,7 +86,13 @@ class Object(colander.Mapping):
     def __init__(self) -> None:
         super().__init__(unknown="raise")
 
-    def _impl(self, node: Any, value: Any, callback: Any, default_or_missing: Any = None) -> Any:
+    def _impl(
+        self,
+        node: colander.SchemaNode,
+        value: object,
+        callback: Callable[..., object],
+        default_or_missing: object = None,
+    ) -> object:
         if not isinstance(value, dict):
             raise colander.Invalid(node, "Must be an object.")
         known = {child.name for child in node.children}
@@ -109,7 +117,7 @@ class Json(colander.SchemaType):
     def __init__(self, kind: type | None = None, depth: int = 16, items: int = 10_000) -> None:
         self.kind, self.depth, self.items = kind, depth, items
 
-    def deserialize(self, node: Any, cstruct: Any) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the value as it came, or raise `colander.Invalid` where it cannot be kept."""
         if cstruct is colander.null:
             return colander.null
@@ -127,12 +135,13 @@ class List(colander.Sequence):
         super().__init__()
         self.most = most
 
-    def deserialize(self, node: Any, cstruct: Any, accept_scalar: Any = None) -> Any:
+    def deserialize(self, node: colander.SchemaNode, cstruct: object, accept_scalar: bool | None = None) -> object:
         """Return the list of what its items deserialize to."""
-        if cstruct is not colander.null and not isinstance(cstruct, list):
-            raise colander.Invalid(node, "Must be a list.")
-        if cstruct is not colander.null and len(cstruct) > self.most:
-            raise colander.Invalid(node, f"Must have at most {self.most} items.")
+        if cstruct is not colander.null:
+            if not isinstance(cstruct, list):
+                raise colander.Invalid(node, "Must be a list.")
+            if len(cstruct) > self.most:
+                raise colander.Invalid(node, f"Must have at most {self.most} items.")
         return super().deserialize(node, cstruct, accept_scalar)
 
 
