@@ -18,9 +18,9 @@
 `children` of each class says what is under it; URL templates and the SELECT that finds a node come from that.
 """
 
-from typing import Any
-
 from pyramid.authorization import Allow
+from pyramid.config import Configurator
+from pyramid.events import ContextFound
 from pyramid.httpexceptions import HTTPNotFound
 
 from mlapi.resources.attempts import Attempts
@@ -76,7 +76,7 @@ TREE = Tree(Root)
 """The tree of this application."""
 
 
-def load_context(event: Any) -> None:
+def load_context(event: ContextFound) -> None:
     """Load the end of a walk; what does not exist, or not for the caller, is not found."""
     request, context = event.request, event.request.context
     if isinstance(context, Node):
@@ -90,7 +90,7 @@ def load_context(event: Any) -> None:
             raise HTTPNotFound() from None
 
 
-def includeme(config: Any) -> None:
+def includeme(config: Configurator) -> None:
     """Have the walks of requests end with a loaded context."""
     config.set_root_factory(TREE)
     config.add_subscriber(load_context, "pyramid.events.ContextFound")

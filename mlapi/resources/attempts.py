@@ -1,15 +1,16 @@
 """Attempts: the branch of the tree in which runners live, each in its own."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow
 
 from mlapi.models import Attempt, File, Function, Job, JobInput, Module, ModuleVersion, Run, User
 from mlapi.models.attempts import Fence
+from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
-from mlapi.resources.fields import Field, Fields
+from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, Condition, Item
 from mlapi.resources.tree import Access, Linker, Part, Url
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
@@ -24,7 +25,7 @@ class InputDocument(TypedDict):
 
     number: int
     name: str
-    tags: dict[str, Any]
+    tags: JsonObject
     sha256: str
     size: int
     content: Url
@@ -48,7 +49,7 @@ class AttemptDocument(TypedDict):
     status: str
     worker: str
     function: str
-    arguments: dict[str, Any]
+    arguments: JsonObject
     command: list[str]
     timeout: float
     heartbeat: float
@@ -118,7 +119,7 @@ class InputItem(Item[InputDocument, InputDocument]):
         return visible_attempts(identity)
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> InputDocument:
+    def describe(cls, row: Row, link: Linker) -> InputDocument:
         """An input, with a link to its bytes."""
         return {
             "number": row.number,

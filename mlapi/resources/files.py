@@ -2,13 +2,15 @@
 
 import datetime
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import File, Job, Run, User
+from mlapi.models.base import JsonObject
+from mlapi.models.deletion import Holder
 from mlapi.models.files import Kind
-from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.tree import Linker, Part, Url
 
@@ -24,7 +26,7 @@ class FileDocument(TypedDict):
     kind: str
     size: int
     sha256: str
-    tags: dict[str, Any]
+    tags: JsonObject
     created: datetime.datetime
     content: Url
     parent: Url | None
@@ -64,7 +66,7 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
     owner = files.owner_id
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> FileDocument:
+    def describe(cls, row: Row, link: Linker) -> FileDocument:
         """A file, with links to its bytes, its parent and the job that made it."""
         url = link("file", user=row.owner, file=row.id)
         return {
@@ -83,7 +85,7 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
             else None,
         }
 
-    def links_to(self, holders: Iterable[Any]) -> list[Url]:
+    def links_to(self, holders: Iterable[Holder]) -> list[Url]:
         """The URLs of the runs and jobs `(pipeline, run, job or None)` that hold this file, its owner's all."""
         return [
             self.link("job" if job else "run", user=self.row.owner, pipeline=pipeline, run=run, job=job)

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 from sqlalchemy.sql import visitors
 
-from mlapi.resources.fields import Fields
-from mlapi.resources.tree import Access, Linker, Node, Tree, TreeError
+from mlapi.resources.fields import Fields, Row
+from mlapi.resources.tree import Access, Key, Linker, Node, Tree, TreeError
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 from mlapi.values import row_id
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mlapi.http.request import Request
 
 Condition = sa.ColumnElement[bool]
-Summary = TypeVar("Summary")
-Document = TypeVar("Document")
+Statement = sa.Select[*tuple[Any, ...]]
+Summary = TypeVar("Summary", covariant=True)
+Document = TypeVar("Document", covariant=True)
 
 
 class Item(Node, Generic[Summary, Document]):
@@ -38,12 +39,12 @@ class Item(Node, Generic[Summary, Document]):
     fields: ClassVar[Fields]
     source: ClassVar[sa.FromClause]
     """What the fields are selected from, joined as far as they need."""
-    by: ClassVar[sa.ColumnElement[Any]]
+    by: ClassVar[sa.ColumnElement[object]]
     """The column that the key in the URL is compared with."""
     within: ClassVar[Condition | None] = None
     """The condition that ties a row to that of the parent item; both sources are in the statement."""
-    summary_type: ClassVar[Any]
-    document_type: ClassVar[Any]
+    summary_type: ClassVar[type]
+    document_type: ClassVar[type]
 
     def __init_subclass__(cls) -> None:
         for base in cls.__dict__.get("__orig_bases__", ()):
@@ -51,10 +52,10 @@ class Item(Node, Generic[Summary, Document]):
                 cls.summary_type, cls.document_type = documents
         cls.kind = cls.__dict__.get("kind", cls.key)
 
-    def __init__(self, value: Any, parent: Node, request: Request) -> None:
+    def __init__(self, value: Key, parent: Node, request: Request) -> None:
         super().__init__(str(value), parent, request)
         self.value = value
-        self._row: Any = None
+        self._row: Row = None
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
@@ -62,12 +63,12 @@ class Item(Node, Generic[Summary, Document]):
         raise NotImplementedError
 
     @property
-    def keys(self) -> dict[str, Any]:
+    def keys(self) -> dict[str, Key]:
         """The keys of the items of the URL, this item's included."""
         return {**super().keys, self.key: self.value}
 
     @property
-    def row(self) -> Any:
+    def row(self) -> Row:
         """The row of this item; raises KeyError where there is none that the caller may see under this parent."""
         if self._row is None:
             identity = self.request.require_identity()
@@ -93,7 +94,7 @@ class Item(Node, Generic[Summary, Document]):
         self._row = None
         return self
 
-    def _statement(self, identity: Identity) -> Any:
+    def _statement(self, identity: Identity) -> Statement | None:
         """The SELECT that finds this item within those above it, built once for each kind of identity.
 
         None where identities of this kind see no rows at all.
@@ -105,7 +106,8 @@ class Item(Node, Generic[Summary, Document]):
             query = sa.select(*self.fields.columns(detail=True)).select_from(self.source)
             above = self.lineage(self.tree) if nested else [self.by == sa.bindparam(self.key)]
             self.tree.statements[key] = None if isinstance(visible, sa.False_) else query.where(*above, visible)
-        return self.tree.statements[key]
+        statement: Statement | None = self.tree.statements[key]
+        return statement
 
     @classmethod
     def lineage(cls, tree: Tree) -> list[Condition]:
@@ -116,9 +118,9 @@ class Item(Node, Generic[Summary, Document]):
         return [*own, cls.within, *cls.parent_item(tree).lineage(tree)]
 
     @classmethod
-    def parent_item(cls, tree: Tree) -> type[Item[Any, Any]]:
+    def parent_item(cls, tree: Tree) -> type[Item[object, object]]:
         """The class of the nearest item above."""
-        return cast("type[Item[Any, Any]]", tree.places[cls].items_above[0])
+        return cast("type[Item[object, object]]", tree.places[cls].items_above[0])
 
     @classmethod
     def settle(cls, tree: Tree) -> None:
@@ -133,7 +135,7 @@ class Item(Node, Generic[Summary, Document]):
             raise TreeError(f"The document of {cls.__name__} lacks {', '.join(sorted(unknown))}.")
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> Summary:
+    def describe(cls, row: Row, link: Linker) -> Summary:
         """The document of a row in a list."""
         raise NotImplementedError
 
@@ -142,7 +144,7 @@ class Item(Node, Generic[Summary, Document]):
         return cast("Document", self.describe(self.row, self.link))
 
 
-def _tables(expression: Any) -> set[str]:
+def _tables(expression: sa.ClauseElement) -> set[str]:
     """The names of the tables whose columns an expression has."""
     tables = (getattr(element, "table", None) for element in visitors.iterate(expression))
     return {table.name for table in tables if isinstance(table, sa.TableClause)}
@@ -173,17 +175,17 @@ class OwnedItem(Item[Summary, Document]):
         return [(Allow, f"user:{self._row.owner}", (Permission.READ, Permission.WRITE))]
 
 
-AnyItem = TypeVar("AnyItem", bound=Item[Any, Any])
+AnyItem = TypeVar("AnyItem", bound=Item[object, object], covariant=True)
 
 
 class Collection(Node, Generic[AnyItem]):
     """A resource backed by the rows of one table under its parent."""
 
-    item: ClassVar[type[Item[Any, Any]]]
+    item: ClassVar[type[Item[object, object]]]
     order: ClassVar[str] = "id"
     """The field that pages are ordered and cut by."""
     newest_first: ClassVar[bool] = True
-    tied_by: ClassVar[sa.ColumnElement[Any] | None] = None
+    tied_by: ClassVar[sa.ColumnElement[object] | None] = None
     """The column that ties the rows to `parent_key`; None for a collection of all rows."""
     flat: ClassVar[bool] = False
     """Whether this is a flat collection, across owners."""
@@ -204,23 +206,23 @@ class Collection(Node, Generic[AnyItem]):
             raise TreeError(f"{cls.__name__} is in the order of {cls.order}, which is no field to sort by.")
 
     @property
-    def parent(self) -> Item[Any, Any]:
+    def parent(self) -> Item[object, object]:
         """The item whose rows these are."""
-        return cast("Item[Any, Any]", self.__parent__)
+        return cast("Item[object, object]", self.__parent__)
 
     @property
-    def parent_key(self) -> Any:
+    def parent_key(self) -> object:
         """The value of `tied_by` for the rows of this collection."""
         return self.parent.id
 
-    def read_key(self, name: str) -> Any:
+    def read_key(self, name: str) -> Key:
         """The key in a segment of the URL; raises KeyError for a segment that cannot be one."""
         key = row_id(name)
         if key is None:
             raise KeyError(name)
         return key
 
-    def page(self, limit: int, after: int | None = None, **filters: Any) -> tuple[Sequence[Any], int | None]:
+    def page(self, limit: int, after: int | None = None, **filters: object) -> tuple[Sequence[Row], int | None]:
         """At most `limit` rows that fit the filters, from behind the cursor `after` on, and the next cursor."""
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
@@ -231,7 +233,7 @@ class Collection(Node, Generic[AnyItem]):
         found = list(map(self.item.fields.list_row, self.request.reader.execute(statement, values).all()))
         return found[:limit], getattr(found[limit - 1], self.order) if len(found) > limit else None
 
-    def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Any:
+    def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Statement:
         """The SELECT of a page, built once for each kind of identity and set of filters."""
         key = (type(self), identity.role, filters, continued)
         if key not in self.tree.statements:
@@ -244,7 +246,8 @@ class Collection(Node, Generic[AnyItem]):
                 query = query.where(order < after if self.newest_first else order > after)
             query = query.order_by(order.desc() if self.newest_first else order)
             self.tree.statements[key] = query.limit(sa.bindparam("limit"))
-        return self.tree.statements[key]
+        statement: Statement = self.tree.statements[key]
+        return statement
 
     def _rows(self, identity: Identity) -> list[Condition]:
         """The conditions of the rows of this collection that the caller may see."""
@@ -256,7 +259,7 @@ class Collection(Node, Generic[AnyItem]):
         hidden_from_planner = visible if isinstance(visible, sa.True_) else sa.func.coalesce(visible, sa.false())
         return [self.tied_by == sa.bindparam("parent"), hidden_from_planner]
 
-    def describe(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def describe(self, rows: Sequence[Row]) -> Sequence[Any]:
         """The documents of the rows of a page."""
         return [self.item.describe(row, self.link) for row in rows]
 

@@ -1,13 +1,14 @@
 """Jobs of a run, and jobs across owners."""
 
 import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import Attempt, File, Function, Job, JobInput, JobParent, Module, ModuleVersion, Run, User
+from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
-from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.tree import Linker, Part, Url
 
@@ -38,12 +39,12 @@ class JobDocument(JobSummary):
 
     task: Url | None
     after: list[Url]
-    arguments: dict[str, Any]
+    arguments: JsonObject
     timeout: float | None
     cancel_requested: bool
     inputs: list[Url]
     outputs: list[Url]
-    metrics: dict[str, Any]
+    metrics: JsonObject
     log: Url
 
 
@@ -55,8 +56,10 @@ class JobCancel(Part["JobItem"]):
     """The cancellation of a job."""
 
 
-def _linked(relation: str, linked: Any, order: Any, job: Any) -> Any:
-    name: Any = sa.literal_column(f"'{relation}'").label("relation")
+def _linked(
+    relation: str, linked: sa.ColumnElement[int], order: sa.ColumnElement[int], job: sa.ColumnElement[int]
+) -> sa.Select[str, int, int]:
+    name: sa.Label[str] = sa.literal_column(f"'{relation}'").label("relation")
     return sa.select(name, linked.label("linked"), order.label("position")).where(job == sa.bindparam("job"))
 
 
@@ -108,7 +111,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
     owner = jobs.owner_id
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> JobSummary:
+    def describe(cls, row: Row, link: Linker) -> JobSummary:
         """A job without its arguments and files."""
         run = link("run", user=row.owner, pipeline=row.pipeline_id, run=row.run)
         return {

@@ -1,14 +1,15 @@
 """Modules, their versions, and the functions that each version offers."""
 
 import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import Function, Module, ModuleVersion
+from mlapi.models.base import JsonObject
 from mlapi.models.modules import NEWEST
-from mlapi.resources.fields import Field, Fields
+from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Condition, Document, Item, Named, Summary
 from mlapi.resources.tree import Access, Linker, Url
 from mlapi.security import Identity, Permission
@@ -31,12 +32,12 @@ class FunctionDocument(TypedDict):
     module: Url
     version: Url
     doctxt: str
-    options: list[dict[str, Any]]
+    options: list[JsonObject]
     creates_new_files: bool
     modifies_input_files: bool
     expected_filetype: str
     optional_filetypes: list[str]
-    output_tags: list[dict[str, Any]]
+    output_tags: list[JsonObject]
     input_files: FileCount
     output_files: list[str]
 
@@ -114,7 +115,7 @@ class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
     by = functions.name
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> FunctionDocument:
+    def describe(cls, row: Row, link: Linker) -> FunctionDocument:
         """A function."""
         version = link("version", module=row.module, version=row.version)
         return {
@@ -164,7 +165,7 @@ class Functions(Named[FunctionItem]):
     tied_by = functions.version_id
 
     @property
-    def parent_key(self) -> Any:
+    def parent_key(self) -> object:
         """The id of the newest version."""
         return self.parent.row.version_id
 
@@ -192,7 +193,7 @@ class VersionItem(PublicItem[VersionDocument, VersionDocument]):
     within = versions.module_id == modules.id
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> VersionDocument:
+    def describe(cls, row: Row, link: Linker) -> VersionDocument:
         """A version, with a link to its functions."""
         url = link("version", module=row.module, version=row.version)
         return {
@@ -238,7 +239,7 @@ class ModuleItem(PublicItem[ModuleDocument, ModuleDocument]):
     by = modules.name
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> ModuleDocument:
+    def describe(cls, row: Row, link: Linker) -> ModuleDocument:
         """A module, with links to its newest version, all versions, and functions."""
         url = link("module", module=row.name)
         return {

@@ -1,12 +1,12 @@
 """Pipelines of a user, and pipelines across owners."""
 
 import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import Pipeline, User
-from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.runs import Runs
 from mlapi.resources.tasks import Tasks
@@ -45,7 +45,7 @@ class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
     owner = pipelines.owner_id
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> PipelineDocument:
+    def describe(cls, row: Row, link: Linker) -> PipelineDocument:
         """A pipeline, with links to its tasks and runs."""
         url = link("pipeline", user=row.owner, pipeline=row.id)
         return {

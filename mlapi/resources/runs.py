@@ -2,14 +2,14 @@
 
 import datetime
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.database import Reader
 from mlapi.models import Pipeline, Run, RunFile, User, runs
 from mlapi.models.jobs import TERMINAL
-from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.jobs import Jobs
 from mlapi.resources.tree import Linker, Part, Url
@@ -72,13 +72,13 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         return {**summary, "files": files}
 
 
-def summaries(rows: Sequence[Any], link: Linker, reader: Reader) -> list[RunSummary]:
+def summaries(rows: Sequence[Row], link: Linker, reader: Reader) -> list[RunSummary]:
     """Runs with their status and progress, counted by one statement for all of them."""
     counts = runs.statuses(reader, [row.id for row in rows])
     return [summary(row, counts[row.id], link) for row in rows]
 
 
-def summary(row: Any, counts: dict[str, int], link: Linker) -> RunSummary:
+def summary(row: Row, counts: dict[str, int], link: Linker) -> RunSummary:
     """A run, with its number of jobs in each status."""
     url = link("run", user=row.owner, pipeline=row.pipeline, run=row.id)
     over = sum(count for status, count in counts.items() if status in TERMINAL)
@@ -99,7 +99,7 @@ class Runs(Collection[RunItem]):
     item = RunItem
     tied_by = table.pipeline_id
 
-    def describe(self, rows: Sequence[Any]) -> list[RunSummary]:
+    def describe(self, rows: Sequence[Row]) -> list[RunSummary]:
         """The runs of a page with their status."""
         return summaries(rows, self.link, self.request.reader)
 
@@ -110,6 +110,6 @@ class AllRuns(AcrossOwners[RunItem]):
     kind = "runs"
     item = RunItem
 
-    def describe(self, rows: Sequence[Any]) -> list[RunSummary]:
+    def describe(self, rows: Sequence[Row]) -> list[RunSummary]:
         """The runs of a page with their status."""
         return summaries(rows, self.link, self.request.reader)

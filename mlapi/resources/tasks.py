@@ -1,12 +1,13 @@
 """Tasks of a pipeline."""
 
 import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.models import Function, Module, ModuleVersion, Pipeline, Task, User
-from mlapi.resources.fields import Field, Fields
+from mlapi.models.base import JsonObject
+from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, OwnedItem
 from mlapi.resources.tree import Linker, Url
 
@@ -22,7 +23,7 @@ class TaskDocument(TypedDict):
     pipeline: Url
     position: int
     function: Url
-    arguments: dict[str, Any]
+    arguments: JsonObject
     after: list[Url] | None
     timeout: float | None
     created: datetime.datetime
@@ -57,7 +58,7 @@ class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
     owner = pipelines.owner_id
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> TaskDocument:
+    def describe(cls, row: Row, link: Linker) -> TaskDocument:
         """A task, with links to its function, of the version that it was made with, and to the tasks before it."""
         pipeline = link("pipeline", user=row.owner, pipeline=row.pipeline)
         return {

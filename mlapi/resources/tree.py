@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from pyramid.decorator import reify
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Url = Annotated[str, "URL"]
 """An absolute URL of a resource of this service."""
+
+Key: TypeAlias = str | int
+"""The key of an item in a URL: a name or an id."""
 
 Linker = Callable[..., Url]
 """Makes the URL of a resource of a kind from its keys: `Node.link`."""
@@ -57,7 +60,7 @@ class Node:
         return []
 
     @property
-    def keys(self) -> dict[str, Any]:
+    def keys(self) -> dict[str, Key]:
         """The keys of the items of the URL, down to this node."""
         return self.__parent__.keys if self.__parent__ is not None else {}
 

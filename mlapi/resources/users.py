@@ -1,7 +1,7 @@
 """Users, and under each of them what belongs to that user."""
 
 import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
@@ -9,7 +9,7 @@ from pyramid.authorization import Allow, Authenticated
 from mlapi.models import User
 from mlapi.models.base import SLUG
 from mlapi.models.users import Role
-from mlapi.resources.fields import Field, Fields, Filter
+from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.files import Files
 from mlapi.resources.items import Collection, Condition, Item
 from mlapi.resources.pipelines import Pipelines
@@ -73,7 +73,7 @@ class UserItem(Item[UserDocument, UserDocument]):
             super().load()
 
     @classmethod
-    def describe(cls, row: Any, link: Linker) -> UserDocument:
+    def describe(cls, row: Row, link: Linker) -> UserDocument:
         """A user, with links to the user's files and pipelines."""
         url = link("user", user=row.name)
         return {

@@ -1,7 +1,7 @@
 """Answers that many views give."""
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Generic, TypedDict, TypeVar, cast
 from urllib.parse import urlencode
 
 from mlapi.http.request import Request
@@ -26,7 +26,7 @@ class Deletion(TypedDict):
     deleted: dict[str, int]
 
 
-def listing(collection: type[Collection[Any]]) -> Expects:
+def listing(collection: type[Collection[Item[object, object]]]) -> Expects:
     """What the list of a collection expects: a page, and filters by its fields."""
     return Expects(query=list_query(collection.item.fields.filters(collection.flat)))
 

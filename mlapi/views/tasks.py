@@ -1,11 +1,9 @@
 """Tasks: list, create, show, change, delete."""
 
-from typing import Any
-
 from mlapi.http.request import Request
 from mlapi.models.deletion import delete_task
 from mlapi.models.modules import FunctionKey
-from mlapi.models.pipelines import change_task, insert_task
+from mlapi.models.pipelines import TaskChanges, change_task, insert_task
 from mlapi.resources.tasks import TaskDocument, TaskItem, Tasks
 from mlapi.schemas.tasks import NewTask, TaskChange
 from mlapi.security import Permission
@@ -39,7 +37,8 @@ def delete(task: TaskItem, request: Request) -> answers.Deletion:
     return answers.deletion(tasks=1)
 
 
-def changes(request: Request) -> Any:
+def changes(request: Request) -> TaskChanges:
     """The body, with the function by the key that models know it by."""
-    body: dict[str, Any] = request.validated["body"]
-    return body | {"function": FunctionKey(**body["function"])} if "function" in body else body
+    body = request.validated["body"]
+    changed: TaskChanges = body | {"function": FunctionKey(**body["function"])} if "function" in body else body
+    return changed
