@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from pyramid.config import Configurator
 from pyramid.interfaces import IRequestExtensions
+from pyramid.router import Router
 
 from mlapi.http.request import Request
 from mlapi.resources import TREE
@@ -17,7 +18,7 @@ from mlapi.storage import open_store
 class JsonRenderer:
     """Renders documents as JSON; times are RFC 3339 in UTC."""
 
-    def __init__(self, _info: Any) -> None:
+    def __init__(self, _info: object) -> None:
         pass
 
     def __call__(self, document: object, system: Mapping[str, Any]) -> bytes:
@@ -26,7 +27,7 @@ class JsonRenderer:
         return orjson.dumps(document, None, orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
 
 
-def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Any:
+def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Router:
     """Make the application from the settings of an ini file; raises `SettingsError` where they are wrong.
 
     Several trees stand beside each other, each under its prefix. A service is registered in every tree that has its

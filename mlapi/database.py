@@ -7,6 +7,7 @@ losing a commit in it.
 
 import importlib
 import logging
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -44,7 +45,7 @@ def wal_is_safe(version: tuple[int, ...]) -> bool:
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
-def sqlite_driver() -> Any:
+def sqlite_driver() -> ModuleType:
     """The SQLite to use: Python's own where its WAL is safe, else the newer one of the pysqlite3 wheel."""
     own = importlib.import_module("sqlite3")
     if wal_is_safe(own.sqlite_version_info):
@@ -61,7 +62,7 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
     Sessions say by the execution option ``sqlite_begin`` whether a transaction begins DEFERRED, for reading, or
     IMMEDIATE, the default.
     """
-    common: dict[str, Any] = {
+    common: dict[str, object] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,
         "pool_size": pool_size,
@@ -78,7 +79,7 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
         log.warning("SQLite %s is not safe in WAL mode; install pysqlite3 for speed.", driver.sqlite_version)
 
     @sa.event.listens_for(engine, "connect")
-    def connected(connection: DBAPIConnection, _record: Any) -> None:
+    def connected(connection: DBAPIConnection, _record: object) -> None:
         connection.isolation_level = None  # The driver must not begin transactions of its own.
         cursor = connection.cursor()
         for pragma in (
@@ -122,7 +123,7 @@ def writes(request: Any) -> bool:
     return request.method not in ("GET", "HEAD")
 
 
-def join(session: Session, _transaction: Any, _connection: Any) -> None:
+def join(session: Session, _transaction: object, _connection: object) -> None:
     """Join a session that begins to its request's transaction, where it has one.
 
     Whatever the session did is committed with it: it counts as changed from the start, since zope.sqlalchemy would

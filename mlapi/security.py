@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import argon2
 import sqlalchemy as sa
 from pyramid.authorization import ACLHelper, Authenticated, Everyone
+from pyramid.config import Configurator
 from pyramid.interfaces import ISecurityPolicy
 from pyramid.request import RequestLocalCache
+from pyramid.security import PermitsResult
 from pyramid_jwt import JWTAuthenticationPolicy
 from zope.interface import implementer
 
@@ -194,23 +196,24 @@ class SecurityPolicy:
 
     def identity(self, request: Request) -> Identity | None:
         """The caller, or None."""
-        return self._identities.get_or_create(request)  # type: ignore[no-any-return]
+        identity: Identity | None = self._identities.get_or_create(request)
+        return identity
 
     def authenticated_userid(self, request: Request) -> str | None:
         """The name of the caller, or None."""
         identity = self.identity(request)
         return identity.name if identity else None
 
-    def permits(self, request: Request, context: object, permission: str) -> Any:
+    def permits(self, request: Request, context: object, permission: str) -> PermitsResult:
         """Whether the ACLs from `context` up to the root grant the caller a permission."""
         identity = self.identity(request)
         return self._acl.permits(context, identity.principals if identity else [Everyone], permission)
 
-    def remember(self, request: Request, userid: str, **kw: Any) -> list[Any]:  # noqa: ARG002 - Pyramid's interface
+    def remember(self, request: Request, userid: str, **kw: object) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
         """No header: clients keep their tokens."""
         return []
 
-    def forget(self, request: Request, **kw: Any) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
+    def forget(self, request: Request, **kw: object) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
         """The header of an answer to a request without an identity."""
         return [("WWW-Authenticate", 'Bearer realm="mlapi"')]
 
@@ -253,7 +256,7 @@ def user_exists(db: Reader, user: int) -> bool:
     return db.execute(_USER, {"id": user}).first() is not None
 
 
-def includeme(config: Any) -> None:
+def includeme(config: Configurator) -> None:
     """Set the security policy, and put tokens and passwords into the registry."""
     settings: Settings = config.registry.mlapi
     config.registry.tokens = Tokens(settings.secret_key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import colander
 import cornice
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Context = TypeVar("Context", bound=Node)
 Answer = TypeVar("Answer")
 View = Callable[[Context, "Request"], Answer]
+Sink = Callable[["Request", Iterable[bytes]], object]
 
 
 def store_upload(request: Request, chunks: Iterable[bytes]) -> Blob:
@@ -44,12 +45,12 @@ class ExpectedForm:
 
     form: Form
     schema: colander.Schema
-    sink: Callable[[Request, Iterable[bytes]], object] = store_upload
+    sink: Sink = store_upload
 
     @classmethod
-    def of(cls, *files: str, schema: colander.Schema, **arguments: Any) -> ExpectedForm:
+    def of(cls, *files: str, schema: colander.Schema, sink: Sink = store_upload) -> ExpectedForm:
         """The form of one file, in a field of one of these names, and of the text fields of a schema."""
-        return cls(Form(frozenset(files), frozenset(node.name for node in schema.children)), schema, **arguments)
+        return cls(Form(frozenset(files), frozenset(node.name for node in schema.children)), schema, sink)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Service:
 
     def __init__(self, context: type[Node]) -> None:
         self.context = context
-        self.views: list[tuple[str, Callable[[Request], object], dict[str, Any]]] = []
+        self.views: list[tuple[str, Callable[[Request], object], dict[str, object]]] = []
         venusian.attach(self, self._register, category="pyramid")
 
     def view(
@@ -186,7 +187,7 @@ class Service:
     patch = functools.partialmethod(view, "PATCH")
     delete = functools.partialmethod(view, "DELETE")
 
-    def _register(self, scanner: Any, _name: str, _service: Service) -> None:
+    def _register(self, scanner: venusian.Scanner, _name: str, _service: Service) -> None:
         """Add the views to the application, in every tree of the registry that has the class."""
         for tree in scanner.config.registry.trees:
             for path in tree.paths(self.context):

@@ -227,7 +227,7 @@ def _kept_secret(place: Path) -> str:
 def rows() -> list[tuple[str, str, str]]:
     """Name, default and description of all settings, for the documentation."""
 
-    def default(row: Field[Any]) -> str:
+    def default(row: Field[object]) -> str:
         machine = {"worker": "the host name", "module_python": "that of the service"}
         return machine.get(row.name) or row.metadata["default"]
 

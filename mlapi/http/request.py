@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
     from sqlalchemy.orm import Session
+    from transaction import TransactionManager
 
     from mlapi.database import Database, Reader
     from mlapi.http.forms import FormFile
@@ -27,7 +28,8 @@ class Validated(dict[str, Any]):
     @property
     def files(self) -> list[FormFile[Any]]:
         """The files of the form."""
-        return self["files"]  # type: ignore[no-any-return]
+        files: list[FormFile[Any]] = self["files"]
+        return files
 
 
 class Request(PyramidRequest):
@@ -39,7 +41,7 @@ class Request(PyramidRequest):
 
     if TYPE_CHECKING:
         identity: Identity | None
-        tm: Any
+        tm: TransactionManager
         method: str
         headers: Mapping[str, str]
         content_type: str
@@ -53,22 +55,26 @@ class Request(PyramidRequest):
     @reify
     def settings(self) -> Settings:
         """The settings of the application."""
-        return self.registry.mlapi  # type: ignore[no-any-return]
+        settings: Settings = self.registry.mlapi
+        return settings
 
     @reify
     def store(self) -> BlobStore:
         """The store of the contents of files and modules."""
-        return self.registry.store  # type: ignore[no-any-return]
+        store: BlobStore = self.registry.store
+        return store
 
     @reify
     def tokens(self) -> Tokens:
         """The maker and reader of tokens."""
-        return self.registry.tokens  # type: ignore[no-any-return]
+        tokens: Tokens = self.registry.tokens
+        return tokens
 
     @reify
     def passwords(self) -> Passwords:
         """The hasher of passwords."""
-        return self.registry.passwords  # type: ignore[no-any-return]
+        passwords: Passwords = self.registry.passwords
+        return passwords
 
     @reify
     def db(self) -> Session:

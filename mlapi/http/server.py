@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import waitress
+from pyramid.router import Router
 
 from mlapi.settings import SettingsError
 
@@ -31,7 +31,7 @@ ELSEWHERE = ("host", "port", "listen", "unix_socket")
 """Options of waitress that are settings of mlapi instead, because the scheduler needs them too."""
 
 
-def serve(app: Any, global_conf: dict[str, str], **options: str) -> None:
+def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
     """Serve until SIGTERM; called by pserve for ``[server:main] use = egg:mlapi``.
 
     `options` are options of waitress; the address comes from the settings. Raises `SettingsError` for an address
