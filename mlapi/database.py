@@ -74,6 +74,12 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
         return sa.create_engine(url, connect_args=connect, pool_pre_ping=True, pool_recycle=1800, **common)
     driver = sqlite_driver()
     engine = sa.create_engine(url, module=driver, **common)
+    _prepare_sqlite(engine, driver)
+    return engine
+
+
+def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
+    """Set up every connection of an engine, and begin its transactions."""
     wal = wal_is_safe(driver.sqlite_version_info)
     if not wal:
         log.warning("SQLite %s is not safe in WAL mode; install pysqlite3 for speed.", driver.sqlite_version)
@@ -99,8 +105,6 @@ def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
             connection.connection.cursor().execute(f"BEGIN {mode}")
         except driver.OperationalError as error:  # What goes past SQLAlchemy is not wrapped by it.
             raise OperationalError(f"BEGIN {mode}", None, error) from error
-
-    return engine
 
 
 class Database:
