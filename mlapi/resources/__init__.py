@@ -1,4 +1,4 @@
-"""The tree: what there is, under which name, and who may touch it.
+"""The tree of resources: their URLs, their contents and their access control lists.
 
     /api/v1
     ├── auth/token                    …/refresh
@@ -13,9 +13,9 @@
     │   └── versions/{version}
     │       └── functions/{function}
     ├── attempts/{attempt}            …/heartbeat, …/log, …/module, …/inputs/{input}, …/outputs, …/report
-    └── files, pipelines, runs, jobs  search, of what the caller may see; …/{id} is the same item
+    └── files, pipelines, runs, jobs  all that are visible to the caller; …/{id} is the same item
 
-`children` of each class says what is under it; URL templates and the SELECT that finds a node come from that.
+`children` maps a class to its child classes; URL templates and the SELECTs of items are computed from it.
 """
 
 from pyramid.authorization import Allow
@@ -58,26 +58,26 @@ class Api(Node):
 
 
 class Root(Node):
-    """The root. Administrators may do everything, but speak for no attempt."""
+    """The root. Administrators have all permissions except `report`."""
 
     public = True
     children = {"api": Api}
 
     @property
     def __acl__(self) -> list[Access]:
-        """Administrators may do everything that users do, and register modules."""
+        """Administrators may read, write and register modules."""
         return [(Allow, "role:admin", (Permission.READ, Permission.WRITE, Permission.REGISTER))]
 
 
 DOTS = frozenset({".", ".."})
-"""Segments of URLs that traversal takes for steps, never for keys."""
+"""URL segments that traversal interprets itself; they are never keys."""
 
 TREE = Tree(Root)
 """The tree of this application."""
 
 
 def load_context(event: ContextFound) -> None:
-    """Load the end of a walk; what does not exist, or not for the caller, is not found."""
+    """Load the context of a request; 404 if it does not exist or is not visible to the caller."""
     request, context = event.request, event.request.context
     if isinstance(context, Node):
         if not context.public:
@@ -91,6 +91,6 @@ def load_context(event: ContextFound) -> None:
 
 
 def includeme(config: Configurator) -> None:
-    """Have the walks of requests end with a loaded context."""
+    """Set the root factory, and load the context of every request."""
     config.set_root_factory(TREE)
     config.add_subscriber(load_context, "pyramid.events.ContextFound")

@@ -1,4 +1,4 @@
-"""Attempts: the branch of the tree in which runners live, each in its own."""
+"""Attempts: the resources that runners use; a runner has access to its own attempt only."""
 
 from collections.abc import Sequence
 from typing import TypedDict, cast
@@ -21,7 +21,7 @@ inputs, files = JobInput.__table__.c, File.__table__.c
 
 
 class InputDocument(TypedDict):
-    """An input file of a job, as its runner downloads it."""
+    """An input file of a job."""
 
     number: int
     name: str
@@ -32,7 +32,7 @@ class InputDocument(TypedDict):
 
 
 class ArchiveDocument(TypedDict):
-    """The code that an attempt runs: a version of a module."""
+    """The module version that an attempt runs."""
 
     name: str
     version: str
@@ -41,7 +41,7 @@ class ArchiveDocument(TypedDict):
 
 
 class AttemptDocument(TypedDict):
-    """An attempt: all that its runner needs to know."""
+    """An attempt, with everything that its runner needs."""
 
     url: Url
     job: Url
@@ -60,32 +60,32 @@ class AttemptDocument(TypedDict):
 
 
 class Heartbeat(Part["AttemptItem"]):
-    """The heartbeat of a runner, which renews the lease."""
+    """The heartbeat of an attempt, which renews its lease."""
 
 
 class AttemptLog(Part["AttemptItem"]):
-    """The log of the attempt, which its runner sends as it grows."""
+    """The log of an attempt."""
 
 
 class Outputs(Part["AttemptItem"]):
-    """Uploads of what the function made."""
+    """Uploads of the output files of an attempt."""
 
 
 class Report(Part["AttemptItem"]):
-    """The report of how the attempt ended."""
+    """The report of the result of an attempt."""
 
 
 class ModuleArchive(Part["AttemptItem"]):
-    """The code that the attempt runs, while it does."""
+    """The archive of the module that an attempt runs; exists only while the attempt is running."""
 
     def load(self) -> None:
-        """Raise KeyError unless the attempt runs."""
+        """Raise KeyError unless the attempt is running."""
         if self.item.row.status != Status.RUNNING:
             raise KeyError(self.__name__)
 
 
 def visible_attempts(identity: Identity) -> Condition:
-    """Administrators see every attempt, runners their own."""
+    """Administrators see all attempts, runners their own."""
     match identity:
         case UserIdentity(is_admin=True):
             return sa.true()
@@ -96,7 +96,7 @@ def visible_attempts(identity: Identity) -> Condition:
 
 
 class InputItem(Item[InputDocument, InputDocument]):
-    """An input file of the attempt's job, while the attempt runs."""
+    """An input file of the job of an attempt; exists only while the attempt is running."""
 
     key = "input"
     fields = Fields(
@@ -115,12 +115,12 @@ class InputItem(Item[InputDocument, InputDocument]):
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
-        """The inputs of the attempts that the caller may see."""
+        """The inputs of the attempts that are visible to the caller."""
         return visible_attempts(identity)
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> InputDocument:
-        """An input, with a link to its bytes."""
+        """An input, with a link to its content."""
         return {
             "number": row.number,
             "name": row.name,
@@ -132,7 +132,7 @@ class InputItem(Item[InputDocument, InputDocument]):
 
 
 class Inputs(Collection[InputItem]):
-    """The input files of the attempt's job."""
+    """The input files of the job of an attempt."""
 
     item = InputItem
     order = "number"
@@ -141,7 +141,7 @@ class Inputs(Collection[InputItem]):
 
 
 class AttemptItem(Item[AttemptDocument, AttemptDocument]):
-    """One try at a job, with all that its runner may do in the service below it."""
+    """An attempt: one execution of a job by one runner."""
 
     key = "attempt"
     children = {
@@ -181,7 +181,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
-        """Administrators see every attempt, runners their own."""
+        """Administrators see all attempts, runners their own."""
         return visible_attempts(identity)
 
     @property
@@ -191,7 +191,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
 
     @property
     def fence(self) -> Fence:
-        """What the rules of jobs know an attempt by."""
+        """The fence of the writes of this attempt's runner."""
         return Fence(id=self.row.id, job_id=self.row.job, number=self.row.number)
 
     def document(self) -> AttemptDocument:
@@ -216,12 +216,12 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         }
 
     def inputs(self) -> Sequence[InputDocument]:
-        """The input files of the attempt's job, by number."""
+        """The input files of the job, by number."""
         collection = cast("Inputs", self["inputs"])
         return collection.describe(collection.page(limit=100_000)[0])
 
 
 class Attempts(Collection[AttemptItem]):
-    """Attempts. A runner sees its own, administrators all."""
+    """Attempts. Runners see their own, administrators see all."""
 
     item = AttemptItem

@@ -1,4 +1,4 @@
-"""Tokens: obtain, refresh."""
+"""Authentication: the endpoints that issue tokens."""
 
 from mlapi.resources.tree import Node
 

@@ -34,11 +34,11 @@ class FileDocument(TypedDict):
 
 
 class FileContent(Part["FileItem"]):
-    """The bytes of a file."""
+    """The content of a file."""
 
 
 class FileItem(OwnedItem[FileDocument, FileDocument]):
-    """A file: a blob with a name, tags, and its origin."""
+    """A file: immutable content with a name, tags and an origin."""
 
     key = "file"
     children = {"content": FileContent}
@@ -67,7 +67,7 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> FileDocument:
-        """A file, with links to its bytes, its parent and the job that made it."""
+        """A file, with links to its content, its parent and the job that created it."""
         url = link("file", user=row.owner, file=row.id)
         return {
             "id": row.id,
@@ -86,7 +86,7 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
         }
 
     def links_to(self, holders: Iterable[Holder]) -> list[Url]:
-        """The URLs of the runs and jobs `(pipeline, run, job or None)` that hold this file, its owner's all."""
+        """The URLs of the runs and jobs `(pipeline, run, job or None)` that refer to this file; all have its owner."""
         return [
             self.link("job" if job else "run", user=self.row.owner, pipeline=pipeline, run=run, job=job)
             for pipeline, run, job in holders
@@ -101,7 +101,7 @@ class Files(Collection[FileItem]):
 
 
 class AllFiles(AcrossOwners[FileItem]):
-    """The files that the caller may see, newest first."""
+    """All files that are visible to the caller, newest first."""
 
     kind = "files"
     item = FileItem

@@ -1,8 +1,8 @@
-"""Items and collections: nodes that stand for rows, and how a walk to one becomes one SELECT.
+"""Items and collections: resources backed by database rows.
 
-A walk only collects the keys that the URL names. At its end, the item that it came to is loaded by a single statement
-which joins the tables of all items on the way, so that it is found *within its parent*, and which tests whether the
-caller may see it. The same condition is part of every list.
+Traversal only collects the keys in the URL. The last item is loaded by a single SELECT that joins the tables of all its
+ancestors, so that it is found only *within its parents*, and that contains the read rule `Item.visible`. Lists contain
+the same rule.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Document = TypeVar("Document", covariant=True)
 class Item(Node, Generic[Summary, Document]):
     """A resource backed by one row, loaded lazily.
 
-    Its type parameters are the documents that it shows in lists and by itself.
+    The type parameters are its documents in lists and in responses about the single item.
     """
 
     fields: ClassVar[Fields]
     source: ClassVar[sa.FromClause]
-    """What the fields are selected from, joined as far as they need."""
+    """The FROM clause of the fields."""
     by: ClassVar[sa.ColumnElement[object]]
-    """The column that the key in the URL is compared with."""
+    """The column of the key in the URL."""
     within: ClassVar[Condition | None] = None
-    """The condition that ties a row to that of the parent item; both sources are in the statement."""
+    """The join condition with the row of the parent item; None without a parent."""
     summary_type: ClassVar[type]
     document_type: ClassVar[type]
 
@@ -59,17 +59,17 @@ class Item(Node, Generic[Summary, Document]):
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
-        """The rows that the caller may see: one condition, for the item and for every list."""
+        """The read rule: the condition for rows that are visible to the caller, for single items and for lists."""
         raise NotImplementedError
 
     @property
     def keys(self) -> dict[str, Key]:
-        """The keys of the items of the URL, this item's included."""
+        """The keys in the URL of this item, by name, including its own."""
         return {**super().keys, self.key: self.value}
 
     @property
     def row(self) -> Row:
-        """The row of this item; raises KeyError where there is none that the caller may see under this parent."""
+        """The row of this item; raises KeyError unless it exists under its parents and is visible to the caller."""
         if self._row is None:
             identity = self.request.require_identity()
             statement = self._statement(identity)
@@ -86,18 +86,18 @@ class Item(Node, Generic[Summary, Document]):
         return int(self.row.id)
 
     def load(self) -> None:
-        """Raise KeyError unless this item exists under its parent and the caller may see it."""
+        """Raise KeyError unless this item exists under its parents and is visible to the caller."""
         _ = self.row
 
     def reload(self) -> Self:
-        """Forget the row, which has changed; returns this item."""
+        """Discard the loaded row after a change; returns this item."""
         self._row = None
         return self
 
     def _statement(self, identity: Identity) -> Statement | None:
-        """The SELECT that finds this item within those above it, built once for each kind of identity.
+        """The SELECT of this item within its parents, built once for each role.
 
-        None where identities of this kind see no rows at all.
+        None if no row is visible to the role.
         """
         nested = not isinstance(self.__parent__, AcrossOwners)
         key = (type(self), nested, identity.role)
@@ -111,7 +111,7 @@ class Item(Node, Generic[Summary, Document]):
 
     @classmethod
     def lineage(cls, tree: Tree) -> list[Condition]:
-        """The conditions that tie a row to its own key and to the keys of all items above it."""
+        """The conditions on the keys of this item and of all its ancestors."""
         own: list[Condition] = [cls.by == sa.bindparam(cls.key)]
         if cls.within is None:
             return own
@@ -119,20 +119,20 @@ class Item(Node, Generic[Summary, Document]):
 
     @classmethod
     def parent_item(cls, tree: Tree) -> type[Item[object, object]]:
-        """The class of the nearest item above."""
+        """The class of the parent item."""
         return cast("type[Item[object, object]]", tree.places[cls].items_above[0])
 
     @classmethod
     def settle(cls, tree: Tree) -> None:
-        """Check that `within` ties the rows to the item above, and that the document has every field."""
+        """Check that `within` refers to the parent item, and that the document has all fields."""
         if cls.within is not None:
             above = tree.places[cls].items_above
             if not above or not _tables(cls.parent_item(tree).by) <= _tables(cls.within):
                 name = above[0].__name__ if above else "no item"
-                raise TreeError(f"{cls.__name__} stands below {name}, which its condition `within` does not name.")
+                raise TreeError(f"{cls.__name__} is below {name}, but its condition `within` refers to another item.")
         unknown = cls.fields.shown() - cls.document_type.__annotations__.keys()
         if unknown:
-            raise TreeError(f"The document of {cls.__name__} lacks {', '.join(sorted(unknown))}.")
+            raise TreeError(f"Fields are missing in the document of {cls.__name__}: {', '.join(sorted(unknown))}.")
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> Summary:
@@ -145,20 +145,20 @@ class Item(Node, Generic[Summary, Document]):
 
 
 def _tables(expression: sa.ClauseElement) -> set[str]:
-    """The names of the tables whose columns an expression has."""
+    """The names of the tables in an expression."""
     tables = (getattr(element, "table", None) for element in visitors.iterate(expression))
     return {table.name for table in tables if isinstance(table, sa.TableClause)}
 
 
 class OwnedItem(Item[Summary, Document]):
-    """An item that belongs to a user, who may do everything with it; administrators see all."""
+    """An item that belongs to a user. Its owner and administrators have full access to it."""
 
     owner: ClassVar[sa.ColumnElement[int]]
-    """The id of the user it belongs to. The field `owner` is that user's name."""
+    """The column of the owner's id; the field `owner` is the owner's name."""
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
-        """Administrators see every row, users their own."""
+        """Administrators see all rows, users their own, runners none."""
         match identity:
             case UserIdentity(is_admin=True):
                 return sa.true()
@@ -169,7 +169,7 @@ class OwnedItem(Item[Summary, Document]):
 
     @property
     def __acl__(self) -> list[Access]:
-        """The owner may read and write. Items above the end of the walk are not loaded, and grant nothing."""
+        """The owner may read and write. Ancestors of the context are not loaded and grant nothing."""
         if self._row is None:
             return []
         return [(Allow, f"user:{self._row.owner}", (Permission.READ, Permission.WRITE))]
@@ -179,51 +179,51 @@ AnyItem = TypeVar("AnyItem", bound=Item[object, object], covariant=True)
 
 
 class Collection(Node, Generic[AnyItem]):
-    """A resource backed by the rows of one table under its parent."""
+    """A list of items: all, or those of its parent item."""
 
     item: ClassVar[type[Item[object, object]]]
     order: ClassVar[str] = "id"
-    """The field that pages are ordered and cut by."""
+    """The field that determines the order of the list, and the cursor."""
     newest_first: ClassVar[bool] = True
     tied_by: ClassVar[sa.ColumnElement[object] | None] = None
-    """The column that ties the rows to `parent_key`; None for a collection of all rows."""
+    """The column that is compared with `parent_key`; None for a collection of all rows."""
     flat: ClassVar[bool] = False
-    """Whether this is a flat collection, across owners."""
+    """Whether this is a flat collection, with the items of all owners."""
 
     def __getitem__(self, name: str) -> AnyItem:
         return cast("AnyItem", self.item(self.read_key(name), self, self.request))
 
     @classmethod
     def branches(cls) -> Iterator[tuple[str, type[Node]]]:
-        """The item below, then the fixed children."""
+        """The item class, then the fixed children."""
         yield f"{{{cls.item.key}}}", cls.item
         yield from cls.children.items()
 
     @classmethod
-    def settle(cls, tree: Tree) -> None:  # noqa: ARG003 - any place will do
-        """Check that lists can be in this collection's order."""
+    def settle(cls, tree: Tree) -> None:  # noqa: ARG003 - any place is valid
+        """Check that the field of `order` is sortable."""
         if not cls.item.fields[cls.order].sort:
-            raise TreeError(f"{cls.__name__} is in the order of {cls.order}, which is no field to sort by.")
+            raise TreeError(f"{cls.__name__} is ordered by {cls.order}, which is not a sortable field.")
 
     @property
     def parent(self) -> Item[object, object]:
-        """The item whose rows these are."""
+        """The parent item."""
         return cast("Item[object, object]", self.__parent__)
 
     @property
     def parent_key(self) -> object:
-        """The value of `tied_by` for the rows of this collection."""
+        """The value of `tied_by` in the rows of this collection."""
         return self.parent.id
 
     def read_key(self, name: str) -> Key:
-        """The key in a segment of the URL; raises KeyError for a segment that cannot be one."""
+        """The key in a URL segment; raises KeyError for a segment that cannot be a key."""
         key = row_id(name)
         if key is None:
             raise KeyError(name)
         return key
 
     def page(self, limit: int, after: int | None = None, **filters: object) -> tuple[Sequence[Row], int | None]:
-        """At most `limit` rows that fit the filters, from behind the cursor `after` on, and the next cursor."""
+        """At most `limit` rows that match the filters, starting after the cursor `after`, and the next cursor."""
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
         statement = self._statement(identity, tuple(values), after is not None)
@@ -234,7 +234,7 @@ class Collection(Node, Generic[AnyItem]):
         return found[:limit], getattr(found[limit - 1], self.order) if len(found) > limit else None
 
     def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Statement:
-        """The SELECT of a page, built once for each kind of identity and set of filters."""
+        """The SELECT of a page, built once for each role and set of filters."""
         key = (type(self), identity.role, filters, continued)
         if key not in self.tree.statements:
             fields = self.item.fields
@@ -250,12 +250,12 @@ class Collection(Node, Generic[AnyItem]):
         return statement
 
     def _rows(self, identity: Identity) -> list[Condition]:
-        """The conditions of the rows of this collection that the caller may see."""
+        """The conditions for the rows of this collection that are visible to the caller."""
         visible = self.item.visible(identity)
         if self.tied_by is None:
             return [visible]
-        # Nested rows are found by their parent. Whatever visibility asks must not tempt the planner to another index,
-        # as that of all rows of the owner.
+        # The planner must use the index on the parent. Without coalesce() it might prefer an index for the read rule,
+        # such as that on the owner, and read all rows of the owner.
         hidden_from_planner = visible if isinstance(visible, sa.True_) else sa.func.coalesce(visible, sa.false())
         return [self.tied_by == sa.bindparam("parent"), hidden_from_planner]
 
@@ -265,34 +265,34 @@ class Collection(Node, Generic[AnyItem]):
 
 
 class AcrossOwners(Collection[AnyItem]):
-    """A flat collection: items of all owners, as far as the caller may see them, each at its place in the tree too."""
+    """A flat collection: the visible items of all owners, which also have their own places in the tree."""
 
     flat = True
 
     @property
     def __acl__(self) -> list[Access]:
-        """Every user may search."""
+        """All users may read."""
         return [(Allow, Authenticated, (Permission.READ,))]
 
     @classmethod
     def branches(cls) -> Iterator[tuple[str, type[Node]]]:
-        """Nothing: the items have their places elsewhere."""
+        """Nothing: the places of the items are elsewhere."""
         yield from ()
 
     @classmethod
     def settle(cls, tree: Tree) -> None:
-        """Give the items a second URL, below this collection."""
+        """Add the URL of the items below this collection to their aliases."""
         super().settle(tree)
         if cls.item not in tree.places:
-            raise TreeError(f"{cls.__name__} has items of {cls.item.__name__}, which stand nowhere in the tree.")
+            raise TreeError(f"{cls.item.__name__}, the item of {cls.__name__}, has no place in the tree.")
         tree.places[cls.item].aliases.append(f"{tree.places[cls].path}/{{{cls.item.key}}}")
 
 
 class Named(Collection[AnyItem]):
-    """A collection whose items are known by name."""
+    """A collection of items that are identified by name."""
 
     def read_key(self, name: str) -> str:
-        """The name; none has NUL in it, for which PostgreSQL refuses to look."""
+        """The name; raises KeyError for a name with NUL, which PostgreSQL refuses to compare."""
         if "\0" in name:
             raise KeyError(name)
         return name

@@ -69,11 +69,11 @@ _links = sa.union_all(
     _linked("outputs", outputs.id, outputs.id, outputs.job_id),
 ).subquery()
 _LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
-"""What a job is linked with: the jobs before it, its inputs and its outputs, each in order."""
+"""The parents, inputs and outputs of a job, in order."""
 
 
 class JobItem(OwnedItem[JobSummary, JobDocument]):
-    """A job: one task in one run."""
+    """A job: the execution of one task in one run."""
 
     key = "job"
     children = {"log": JobLog, "cancel": JobCancel}
@@ -112,7 +112,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> JobSummary:
-        """A job without its arguments and files."""
+        """The summary of a job, without its arguments and files."""
         run = link("run", user=row.owner, pipeline=row.pipeline_id, run=row.run)
         return {
             "id": row.id,
@@ -130,7 +130,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         }
 
     def document(self) -> JobDocument:
-        """The job, with links to the jobs before it and to its files."""
+        """The job, with links to its parents and its files."""
         row, link = self.row, self.link
         linked: dict[str, list[int]] = {"after": [], "inputs": [], "outputs": []}
         for relation, key in self.request.reader.execute(_LINKED, {"job": row.id}):
@@ -152,14 +152,14 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
 
     @property
     def current_attempt(self) -> int | None:
-        """The id of the attempt whose log is the job's, or None before the first."""
+        """The id of the current attempt, whose log is the job's, or None before the first attempt."""
         query = sa.select(Attempt.id).where(Attempt.job_id == self.id, Attempt.number == self.row.attempt)
         attempt: int | None = self.request.reader.scalar(query)
         return attempt
 
 
 class Jobs(Collection[JobItem]):
-    """The jobs of a run, in the order of their tasks."""
+    """The jobs of a run, by position."""
 
     item = JobItem
     newest_first = False
@@ -167,7 +167,7 @@ class Jobs(Collection[JobItem]):
 
 
 class AllJobs(AcrossOwners[JobItem]):
-    """The jobs that the caller may see, newest first."""
+    """All jobs that are visible to the caller, newest first."""
 
     kind = "jobs"
     item = JobItem

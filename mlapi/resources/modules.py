@@ -1,4 +1,4 @@
-"""Modules, their versions, and the functions that each version offers."""
+"""Modules, their versions and their functions."""
 
 import datetime
 from typing import TypedDict
@@ -18,14 +18,14 @@ modules, versions, functions = Module.__table__.c, ModuleVersion.__table__.c, Fu
 
 
 class FileCount(TypedDict):
-    """How many files a function takes."""
+    """The number of input files that a function accepts."""
 
     minimum: int
     maximum: int | None
 
 
 class FunctionDocument(TypedDict):
-    """A function of a module. Its `url` names the version, so that it means the same for ever."""
+    """A function of a module. Its `url` contains the version, so it always refers to the same code."""
 
     name: str
     url: Url
@@ -60,7 +60,7 @@ class VersionDocument(TypedDict):
 
 
 class ModuleDocument(TypedDict):
-    """A module, as its newest version describes it."""
+    """A module, with the metadata of its newest version."""
 
     name: str
     url: Url
@@ -75,22 +75,22 @@ class ModuleDocument(TypedDict):
 
 
 class RegisteredModule(ModuleDocument):
-    """A module and the version that was registered."""
+    """A module, with the URL of the version that the request registered."""
 
     registered: Url
 
 
 class PublicItem(Item[Summary, Document]):
-    """An item that every caller may see."""
+    """An item that is visible to all callers."""
 
     @classmethod
-    def visible(cls, identity: Identity) -> Condition:  # noqa: ARG003 - of no matter here
-        """Every row."""
+    def visible(cls, identity: Identity) -> Condition:  # noqa: ARG003 - the same for all callers
+        """All rows."""
         return sa.true()
 
 
 class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
-    """A function of a module: its options, the files it takes, the tags it sets."""
+    """A function of a module: its options, the files it accepts, the tags it sets."""
 
     key = "function"
     fields = Fields(
@@ -171,7 +171,7 @@ class Functions(Named[FunctionItem]):
 
 
 class VersionItem(PublicItem[VersionDocument, VersionDocument]):
-    """A version of a module, known by the SHA-256 of its canonical archive."""
+    """A version of a module, identified by the SHA-256 of its canonical archive."""
 
     key = "version"
     children = {"functions": VersionFunctions}
@@ -220,7 +220,7 @@ class Versions(Named[VersionItem]):
 
 
 class ModuleItem(PublicItem[ModuleDocument, ModuleDocument]):
-    """A module, as its newest version describes it."""
+    """A module, with the metadata of its newest version."""
 
     key = "module"
     children = {"functions": Functions, "versions": Versions}
@@ -257,12 +257,12 @@ class ModuleItem(PublicItem[ModuleDocument, ModuleDocument]):
 
 
 class Modules(Named[ModuleItem]):
-    """Modules. Every user may read them, administrators register them."""
+    """Modules. All users can read them; administrators can register and remove them."""
 
     kind = "modules"
     item = ModuleItem
 
     @property
     def __acl__(self) -> list[Access]:
-        """Every user may read."""
+        """All users may read."""
         return [(Allow, Authenticated, (Permission.READ,))]

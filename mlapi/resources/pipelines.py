@@ -28,7 +28,7 @@ class PipelineDocument(TypedDict):
 
 
 class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
-    """A pipeline: tasks in order, under a name."""
+    """A pipeline: a named sequence or graph of tasks."""
 
     key = "pipeline"
     children = {"tasks": Tasks, "runs": Runs}
@@ -67,7 +67,7 @@ class Pipelines(Collection[PipelineItem]):
 
 
 class AllPipelines(AcrossOwners[PipelineItem]):
-    """The pipelines that the caller may see, newest first."""
+    """All pipelines that are visible to the caller, newest first."""
 
     kind = "pipelines"
     item = PipelineItem

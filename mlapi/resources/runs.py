@@ -18,7 +18,7 @@ table, pipelines, users = Run.__table__.c, Pipeline.__table__.c, User.__table__.
 
 
 class Progress(TypedDict):
-    """How far a run is: its number of jobs, how many are over, and how many are in each status."""
+    """The progress of a run: the number of its jobs, of those that have ended (`over`), and of those in each status."""
 
     jobs: int
     over: int
@@ -48,7 +48,7 @@ class RunCancel(Part["RunItem"]):
 
 
 class RunItem(OwnedItem[RunSummary, RunDocument]):
-    """A run: a pipeline as it was, over files."""
+    """A run: one execution of a pipeline, as it was at the start, over files."""
 
     key = "run"
     children = {"jobs": Jobs, "cancel": RunCancel}
@@ -65,7 +65,7 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
     owner = table.owner_id
 
     def document(self) -> RunDocument:
-        """The run, with links to its files."""
+        """The run, with links to its input files."""
         [summary] = summaries([self.row], self.link, self.request.reader)
         query = sa.select(RunFile.file_id).where(RunFile.run_id == self.id).order_by(RunFile.position)
         files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
@@ -73,13 +73,13 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
 
 
 def summaries(rows: Sequence[Row], link: Linker, reader: Reader) -> list[RunSummary]:
-    """Runs with their status and progress, counted by one statement for all of them."""
+    """The summaries of runs; one statement counts the jobs of all of them."""
     counts = runs.statuses(reader, [row.id for row in rows])
     return [summary(row, counts[row.id], link) for row in rows]
 
 
 def summary(row: Row, counts: dict[str, int], link: Linker) -> RunSummary:
-    """A run, with its number of jobs in each status."""
+    """The summary of a run; `counts` is its number of jobs in each status."""
     url = link("run", user=row.owner, pipeline=row.pipeline, run=row.id)
     over = sum(count for status, count in counts.items() if status in TERMINAL)
     return {
@@ -100,16 +100,16 @@ class Runs(Collection[RunItem]):
     tied_by = table.pipeline_id
 
     def describe(self, rows: Sequence[Row]) -> list[RunSummary]:
-        """The runs of a page with their status."""
+        """The documents of the runs of a page."""
         return summaries(rows, self.link, self.request.reader)
 
 
 class AllRuns(AcrossOwners[RunItem]):
-    """The runs that the caller may see, newest first."""
+    """All runs that are visible to the caller, newest first."""
 
     kind = "runs"
     item = RunItem
 
     def describe(self, rows: Sequence[Row]) -> list[RunSummary]:
-        """The runs of a page with their status."""
+        """The documents of the runs of a page."""
         return summaries(rows, self.link, self.request.reader)

@@ -16,7 +16,7 @@ functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, 
 
 
 class TaskDocument(TypedDict):
-    """A task. `after` is null for a task that follows the task before it."""
+    """A task. `after` is null if the task follows the previous one."""
 
     id: int
     url: Url
@@ -59,7 +59,7 @@ class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> TaskDocument:
-        """A task, with links to its function, of the version that it was made with, and to the tasks before it."""
+        """A task, with links to its function in the version that it uses, and to its predecessors."""
         pipeline = link("pipeline", user=row.owner, pipeline=row.pipeline)
         return {
             "id": row.id,
@@ -75,7 +75,7 @@ class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
 
 
 class Tasks(Collection[TaskItem]):
-    """The tasks of a pipeline, in their order."""
+    """The tasks of a pipeline, by position."""
 
     item = TaskItem
     order = "position"

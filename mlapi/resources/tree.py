@@ -1,8 +1,8 @@
-"""A tree of resources: its nodes, and the place of each class of node in it.
+"""Trees of resources: node classes, and their places in a tree.
 
-A class of node does not know where it stands. A `Tree` computes that from `children`, from the root down: the URL
-template of each class, and the items above it. So classes can stand in several trees of one application, each mounted
-under a prefix of its own and with an error shape of its own.
+A node class does not contain its URL. A `Tree` computes the place of every class, its URL template and its ancestor
+items, from `children`. Therefore one application can have several trees of the same classes, each with its own prefix
+and its own format of errors.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ Key: TypeAlias = str | int
 """The key of an item in a URL: a name or an id."""
 
 Linker = Callable[..., Url]
-"""Makes the URL of a resource of a kind from its keys: `Node.link`."""
+"""The type of `Node.link`: a function from a kind and keys to a URL."""
 
 Access = tuple[str, str, tuple[str, ...]]
-"""An entry of an access control list: Allow, a principal, the permissions."""
+"""An entry of an access control list: the action, a principal, and permissions."""
 
 
 class TreeError(Exception):
-    """A tree that cannot stand; the application does not start with it."""
+    """A tree is inconsistent; the application does not start."""
 
 
 class Node:
-    """A resource; `children` maps the names of its fixed children to their classes."""
+    """A resource; `children` maps the URL segments of its fixed children to their classes."""
 
     children: ClassVar[Mapping[str, type[Node]]] = {}
     kind: ClassVar[str] = ""
-    """The name by which links and references find this class in a tree; empty where nothing refers to it."""
+    """The name of this class in links and references; empty if nothing refers to it."""
     key: ClassVar[str] = ""
-    """The name of this class's key in URL templates; empty for all but items."""
+    """The name of this class's key in URL templates; empty for all classes except items."""
     public: ClassVar[bool] = False
-    """Whether requests without an identity may come here."""
+    """Whether the resource is accessible without authentication."""
 
     tree: Tree
 
@@ -56,34 +56,34 @@ class Node:
 
     @property
     def __acl__(self) -> list[Access]:
-        """Who may do what with this resource and with all below it."""
+        """The access control list of this resource and its descendants."""
         return []
 
     @property
     def keys(self) -> dict[str, Key]:
-        """The keys of the items of the URL, down to this node."""
+        """The keys in the URL of this resource, by name."""
         return self.__parent__.keys if self.__parent__ is not None else {}
 
     @classmethod
     def branches(cls) -> Iterator[tuple[str, type[Node]]]:
-        """The segments of URL templates below this class, with the class that each leads to."""
+        """The child classes, with their segments of the URL template."""
         yield from cls.children.items()
 
     @classmethod
     def settle(cls, tree: Tree) -> None:
-        """Take this class's place in a tree that is complete; raises `TreeError` where it cannot stand there."""
+        """Validate the place of this class in a complete tree. Raises `TreeError`."""
 
     def __getitem__(self, name: str) -> Node:
         return self.children[name](name, self, self.request)
 
     def load(self) -> None:
-        """Raise KeyError unless this node exists and the caller may see it."""
+        """Raise KeyError unless this resource exists and is visible to the caller."""
         if self.__parent__ is not None:
             self.__parent__.load()
 
     @reify
     def link(self) -> Linker:
-        """Makes the URL of the resource of a kind, in this node's tree, with some keys."""
+        """The URL of the resource of a kind with these keys, in the tree of this resource."""
         return self.tree.linker(self.request.root_url)
 
 
@@ -91,29 +91,29 @@ Parent = TypeVar("Parent", bound=Node)
 
 
 class Part(Node, Generic[Parent]):
-    """A fixed part of an item, as its log or its cancellation."""
+    """A subresource of an item, such as its log or its cancellation."""
 
     @property
     def item(self) -> Parent:
-        """The item that this is a part of."""
+        """The item of this subresource."""
         return cast(Parent, self.__parent__)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the nodes of a class stand in a tree: the URL template, and the classes of the items above."""
+    """The place of a class in a tree: its URL template and the classes of its ancestor items, nearest first."""
 
     path: str
     items_above: tuple[type[Node], ...]
     aliases: list[str] = field(default_factory=list)
-    """Further URL templates of the same items, as that of a flat collection."""
+    """Further URL templates of the same items, such as that of a flat collection."""
 
 
 class Tree:
-    """The places of all classes under a root. `prefix` is where the application mounts it.
+    """The places of all classes below a root class. `prefix` is the URL path of the root.
 
-    Raises `TreeError` for a class that stands in it twice, for two classes of one kind, and for an item that lacks a
-    parent which its conditions need.
+    Raises `TreeError` for a class with two places, for two classes of the same kind, and for an item whose SELECT
+    needs another parent.
     """
 
     def __init__(self, root: type[Node], prefix: str = "", name: str = "mlapi", writer: Writer = write_problem) -> None:
@@ -121,7 +121,7 @@ class Tree:
         self.places: dict[type[Node], Place] = {}
         self.kinds: dict[str, type[Node]] = {}
         self.statements: dict[object, Any] = {}
-        """The SELECTs of items and lists in this tree, built at first use."""
+        """A cache of the SELECTs of items and lists in this tree."""
         for node, path, items_above in walk_tree(root, prefix):
             self._add(node, Place(path, items_above))
         for node in self.places:
@@ -130,25 +130,25 @@ class Tree:
 
     def _add(self, node: type[Node], place: Place) -> None:
         if node in self.places:
-            raise TreeError(f"{node.__name__} stands at {self.places[node].path} and at {place.path}.")
+            raise TreeError(f"{node.__name__} has two places: {self.places[node].path} and {place.path}.")
         if node.kind and node.kind in self.kinds:
-            raise TreeError(f"{node.__name__} and {self.kinds[node.kind].__name__} are both of kind {node.kind!r}.")
+            raise TreeError(f"{node.__name__} and {self.kinds[node.kind].__name__} have the same kind, {node.kind!r}.")
         self.places[node] = place
         if node.kind:
             self.kinds[node.kind] = node
 
     def __call__(self, request: Request) -> Node:
-        """The root of the tree, for one request."""
+        """The root resource, for one request."""
         root = self.root("", None, request)
         root.tree = self
         return root
 
     def path(self, kind: str, keys: Mapping[str, object]) -> str:
-        """The URL path of the resource of this kind with these keys, relative to the application's root."""
+        """The URL path of the resource of a kind with these keys, relative to the root of the application."""
         return self._formats[kind](**keys)
 
     def paths(self, node: type[Node]) -> list[str]:
-        """The URL templates of a class: that of its place, and its aliases; none where the tree does not have it."""
+        """The URL templates of a class: that of its place, then its aliases; empty if the tree does not contain it."""
         place = self.places.get(node)
         return [] if place is None else [place.path, *place.aliases]
 
@@ -162,13 +162,13 @@ class Tree:
         return link
 
     def template(self, kind: str) -> str:
-        """The URL template of the resources of this kind."""
+        """The URL template of the resources of a kind."""
         return self.places[self.kinds[kind]].path
 
     def match(self, url: str, kinds: tuple[str, ...], script_name: str = "") -> dict[str, str] | None:
-        """The keys in a URL of a resource of one of these kinds, or None.
+        """The keys in the URL of a resource of one of these kinds, or None.
 
-        Only the path counts, relative to the application's root at `script_name`, whichever host the URL names.
+        The path is compared relative to the root of the application at `script_name`; the host is ignored.
         """
         try:
             path = urlsplit(url).path
@@ -199,7 +199,7 @@ def _match(template: list[str], segments: list[str]) -> dict[str, str] | None:
 def walk_tree(
     node: type[Node], path: str = "", items_above: tuple[type[Node], ...] = ()
 ) -> Iterator[tuple[type[Node], str, tuple[type[Node], ...]]]:
-    """Every class under `node`, parents first, with its URL template and the items above it, the nearest first."""
+    """All classes from `node` down, parents first, with their URL templates and their ancestor items, nearest first."""
     yield node, path, items_above
     for segment, child in node.branches():
         yield from walk_tree(child, f"{path}/{segment}", (node, *items_above) if node.key else items_above)

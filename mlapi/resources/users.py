@@ -1,4 +1,4 @@
-"""Users, and under each of them what belongs to that user."""
+"""Users."""
 
 import datetime
 from typing import TypedDict
@@ -31,7 +31,7 @@ class UserDocument(TypedDict):
 
 
 class UserItem(Item[UserDocument, UserDocument]):
-    """A user, who may do everything below."""
+    """A user, with full access to all resources below its URL."""
 
     key = "user"
     children = {"files": Files, "pipelines": Pipelines}
@@ -46,7 +46,7 @@ class UserItem(Item[UserDocument, UserDocument]):
 
     @classmethod
     def visible(cls, identity: Identity) -> Condition:
-        """Administrators see every user, users themselves."""
+        """Administrators see all users, other users only themselves."""
         if isinstance(identity, UserIdentity):
             return sa.true() if identity.is_admin else users.id == CALLER
         return sa.false()
@@ -58,13 +58,13 @@ class UserItem(Item[UserDocument, UserDocument]):
 
     @property
     def caller(self) -> UserIdentity | None:
-        """The caller, where this is the caller."""
+        """The caller's identity if this user is the caller, else None."""
         identity = self.request.identity
         return identity if isinstance(identity, UserIdentity) and identity.name == self.value else None
 
     @property
     def id(self) -> int:
-        """The user's id; the caller's own is known without a look into the database."""
+        """The user's id; that of the caller needs no query."""
         return self.caller.id if self.caller else super().id
 
     def load(self) -> None:
@@ -87,18 +87,18 @@ class UserItem(Item[UserDocument, UserDocument]):
 
 
 class Users(Collection[UserItem]):
-    """Users. Users see themselves, administrators everybody."""
+    """Users. Non-administrators see only themselves."""
 
     kind = "users"
     item = UserItem
 
     @property
     def __acl__(self) -> list[Access]:
-        """Every user may list."""
+        """All users may read."""
         return [(Allow, Authenticated, (Permission.READ,))]
 
     def read_key(self, name: str) -> str:
-        """The name of a user; raises KeyError for what no user can be named."""
+        """The name of a user; raises KeyError for a name that no user can have."""
         if not SLUG.fullmatch(name):
             raise KeyError(name)
         return name

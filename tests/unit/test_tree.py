@@ -1,4 +1,4 @@
-"""The tree: places computed from `children`, and what cannot stand."""
+"""Trees: places computed from `children`, and inconsistent trees."""
 
 from typing import TypedDict
 
@@ -49,53 +49,53 @@ def test_a_class_has_a_place_in_each_tree():
     assert TREE.places[JobItem].items_above[0] is other.places[JobItem].items_above[0] is RunItem
 
 
-def test_flat_collections_give_their_items_a_second_url():
+def test_the_items_of_flat_collections_have_a_second_url():
     assert TREE.paths(FileItem) == ["/api/v1/users/{user}/files/{file}", "/api/v1/files/{file}"]
     assert TREE.paths(type("Nothing", (Node,), {})) == []
 
 
-def test_a_class_that_stands_twice_is_refused():
-    with pytest.raises(TreeError, match="Users stands at /a and at /b"):
+def test_a_class_with_two_places_is_rejected():
+    with pytest.raises(TreeError, match="Users has two places: /a and /b"):
         Tree(root(a=Users, b=Users))
 
 
-def test_two_classes_of_one_kind_are_refused():
+def test_two_classes_of_the_same_kind_are_rejected():
     one, another = (type(name, (Node,), {"kind": "thing"}) for name in ("One", "Another"))
-    with pytest.raises(TreeError, match="both of kind 'thing'"):
+    with pytest.raises(TreeError, match="the same kind, 'thing'"):
         Tree(root(a=one, b=another))
 
 
 @pytest.mark.parametrize("collection", [Files, Pipelines, Tasks, Runs, Jobs])
-def test_an_item_without_the_parent_that_it_needs_is_refused(collection):
-    with pytest.raises(TreeError, match=f"{collection.item.__name__} stands below no item"):
+def test_an_item_without_its_parent_is_rejected(collection):
+    with pytest.raises(TreeError, match=f"{collection.item.__name__} is below no item"):
         Tree(root(things=collection))
 
 
-def test_an_item_below_another_parent_than_it_needs_is_refused(monkeypatch):
+def test_an_item_below_another_parent_is_rejected(monkeypatch):
     monkeypatch.setattr(Thing, "children", {"jobs": Jobs})
     monkeypatch.setattr(Thing, "fields", Fields(Field(TABLE.c.id, sort=True)))
-    with pytest.raises(TreeError, match="JobItem stands below Thing"):
+    with pytest.raises(TreeError, match="JobItem is below Thing"):
         Tree(root(things=Things))
 
 
-def test_a_flat_collection_of_items_that_stand_nowhere_is_refused():
-    with pytest.raises(TreeError, match="FileItem, which stand nowhere"):
+def test_a_flat_collection_of_items_without_a_place_is_rejected():
+    with pytest.raises(TreeError, match="FileItem, the item of AllFiles, has no place"):
         Tree(root(files=AllFiles))
 
 
-def test_a_field_that_the_document_lacks_is_refused(monkeypatch):
+def test_a_field_missing_in_the_document_is_rejected(monkeypatch):
     monkeypatch.setattr(Thing, "fields", Fields(Field(TABLE.c.id, sort=True), Field(TABLE.c.name)))
-    with pytest.raises(TreeError, match="The document of Thing lacks name"):
+    with pytest.raises(TreeError, match="Fields are missing in the document of Thing: name"):
         Tree(root(things=Things))
 
 
-def test_a_list_in_the_order_of_a_field_that_is_not_for_sorting_is_refused(monkeypatch):
+def test_a_list_ordered_by_an_unsortable_field_is_rejected(monkeypatch):
     monkeypatch.setattr(Thing, "fields", Fields(Field(TABLE.c.id)))
-    with pytest.raises(TreeError, match="no field to sort by"):
+    with pytest.raises(TreeError, match="not a sortable field"):
         Tree(root(things=Things))
 
 
-def test_two_fields_of_one_name_are_refused():
+def test_two_fields_of_the_same_name_are_rejected():
     with pytest.raises(ValueError, match="same name"):
         Fields(Field(TABLE.c.id), Field(TABLE.c.name, "id"))
 
@@ -103,11 +103,11 @@ def test_two_fields_of_one_name_are_refused():
 class TestMatch:
     URL = "/api/v1/users/ada/files/7"
 
-    def test_only_the_path_of_a_url_counts(self):
+    def test_only_the_path_of_a_url_is_compared(self):
         for url in (self.URL, f"http://elsewhere.example{self.URL}", f"//x{self.URL}?a=b#c"):
             assert TREE.match(url, ("file",)) == {"user": "ada", "file": "7"}
 
-    def test_the_url_of_a_flat_collection_names_the_same_item(self):
+    def test_the_url_below_a_flat_collection_matches_the_same_item(self):
         assert TREE.match("/api/v1/files/7", ("file",)) == {"file": "7"}
 
     def test_paths_are_relative_to_the_root_of_the_application(self):
@@ -123,5 +123,5 @@ class TestMatch:
         assert other.match(f"/other{self.URL}", ("job", "file")) == {"user": "ada", "file": "7"}
 
     @pytest.mark.parametrize("url", ["", "x", "http://[", "/api/v1/users/ada/files", f"{URL}/content"])
-    def test_what_is_no_url_of_the_kind_does_not_match(self, url):
+    def test_other_urls_do_not_match(self, url):
         assert TREE.match(url, ("file",)) is None
