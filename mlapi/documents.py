@@ -1,4 +1,4 @@
-"""The documents that services answer with, read off the type hints of their views."""
+"""The types of response documents, according to the type hints of the views."""
 
 import datetime
 import types
@@ -20,11 +20,11 @@ NAMES: dict[Any, str] = {
     Any: "any value",
     type(None): "null",
 }
-"""The names of the types of JSON values."""
+"""The names of types in the documentation."""
 
 
 def answer_of(view: Callable[..., object], context: type[Node]) -> Any:
-    """The type of what a view answers for nodes of a class; None for a view that answers with bytes."""
+    """The type of the document that a view returns for a context class; None for a view that returns bytes."""
     hint = get_type_hints(view, include_extras=True)["return"]
     if hint is Response:
         return None
@@ -32,7 +32,7 @@ def answer_of(view: Callable[..., object], context: type[Node]) -> Any:
 
 
 def _resolved(hint: Any, context: type[Node]) -> Any:
-    """A type whose variables stand for the documents of the class of a context."""
+    """A type hint, with its type variables replaced by the documents of a context class."""
     item: Any = context.item if issubclass(context, Collection) else context
     if isinstance(hint, TypeVar):
         return item.summary_type if hint.__name__ == "Summary" else item.document_type
@@ -57,7 +57,7 @@ def members(document: Any) -> dict[str, Any]:
 
 
 def type_name(hint: Any) -> str:
-    """The name of a type, as documentation has it."""
+    """The name of a type in the documentation."""
     if hint in NAMES:
         return NAMES[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -73,7 +73,7 @@ def type_name(hint: Any) -> str:
 
 
 def nested(document: Any) -> Iterator[Any]:
-    """The documents in a document, itself included."""
+    """A document and all documents nested in it."""
     if is_typeddict(document) or is_typeddict(get_origin(document)):
         yield document
         for hint in members(document).values():

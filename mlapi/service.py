@@ -1,7 +1,7 @@
-"""Services: what can be done with the nodes of a class, in every tree that has them; cornice's only user.
+"""Services: the methods of a class of resources, in every tree that contains it. Only this module uses cornice.
 
-The tree finds and guards; a route only names a place, which is read off the tree. What a view expects of the request
-is declared, and checked here before the view, strictly and all at once.
+The tree locates and protects resources; routes are computed from the tree. Views declare what they expect of a request;
+the service validates it before it calls the view, and reports all errors together.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Sink = Callable[["Request", Iterable[bytes]], object]
 
 
 def store_upload(request: Request, chunks: Iterable[bytes]) -> Blob:
-    """Store an uploaded file; raises `TooLarge`."""
+    """Store an uploaded file. Raises `TooLarge`."""
     blob: Blob = request.store.put(chunks, request.settings.upload_limit)
     return blob
 
 
 @dataclass(frozen=True)
 class ExpectedForm:
-    """A form that a view expects: its syntax, the schema of its text fields, and where its files go."""
+    """A form that a view expects: its fields, the schema of its text fields, and the function that stores its files."""
 
     form: Form
     schema: colander.Schema
@@ -49,13 +49,13 @@ class ExpectedForm:
 
     @classmethod
     def of(cls, *files: str, schema: colander.Schema, sink: Sink = store_upload) -> ExpectedForm:
-        """The form of one file, in a field of one of these names, and of the text fields of a schema."""
+        """A form with one file, in a field of one of these names, and the text fields of a schema."""
         return cls(Form(frozenset(files), frozenset(node.name for node in schema.children)), schema, sink)
 
 
 @dataclass(frozen=True)
 class Expects:
-    """What a view expects of the request: schemas of its parts, and the form where the body is one."""
+    """What a view expects of a request: the schemas of its parts, or a form."""
 
     body: colander.Schema | None = None
     query: colander.Schema | None = None
@@ -66,9 +66,9 @@ class Expects:
 
 
 def check(request: Request, schema: Expects | None = None, **_other: object) -> None:
-    """Put the valid parts of the request into `request.validated`; raise `InvalidRequest` with every error.
+    """Validate a request into `request.validated`. Raises `InvalidRequest` with all errors.
 
-    A form is read last, and only into a request that is valid so far: it may be large.
+    A form, which may be large, is read last and only if the other parts are valid.
     """
     if schema is None:
         return
@@ -90,7 +90,7 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
 
 
 def json_of(request: Request, _schema: colander.Schema) -> object:
-    """The JSON of a request's body; raises 400, 413 and 415."""
+    """The JSON body of a request. Raises 400, 413 and 415."""
     if request.content_type != "application/json":
         raise HTTPUnsupportedMediaType("Unsupported media type: expected application/json.")
     body = read_whole(request.body_file_raw, request.content_length, request.settings.body_limit)
@@ -101,24 +101,24 @@ def json_of(request: Request, _schema: colander.Schema) -> object:
 
 
 def query_of(request: Request, _schema: colander.Schema) -> dict[str, str]:
-    """The parameters of the query string; raises `Invalid` for those that are repeated."""
+    """The parameters of the query string. Raises `Invalid` for repeated parameters."""
     parameters = request.GET
     found = dict(parameters)
     if len(found) != len(parameters):
         repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
-        raise Invalid(FieldError(name, "Given more than once.") for name in repeated)
+        raise Invalid(FieldError(name, "Sent more than once.") for name in repeated)
     return found
 
 
 def headers_of(request: Request, schema: colander.Schema) -> dict[str, str]:
-    """The headers that a schema names, as far as the request has them."""
+    """The request headers that a schema contains."""
     return {node.name: request.headers[node.name] for node in schema.children if node.name in request.headers}
 
 
 def read_form_of(request: Request, expected: ExpectedForm) -> None:
-    """Read the request's form, its files into the form's sink; raises 400, 413, 415 and `InvalidRequest`.
+    """Read the form of a request, and pass its files to the sink. Raises 400, 413, 415 and `InvalidRequest`.
 
-    The request holds no transaction meanwhile: its body may be slow to come.
+    The request holds no lock meanwhile, because the client may be slow.
     """
     media_types = expected.form.media_types
     if request.content_type not in media_types:
@@ -139,13 +139,13 @@ def read_form_of(request: Request, expected: ExpectedForm) -> None:
 
 
 def field_errors(invalid: colander.Invalid) -> Iterator[FieldError]:
-    """Every error of a colander exception, with its dotted name; lone surrogates in it are escaped."""
+    """The errors of a colander exception, with dotted names in which lone surrogates are escaped."""
     for name, description in invalid.asdict(separator=" ").items():
         yield FieldError(name.removeprefix(".").encode("utf-8", "backslashreplace").decode(), description)
 
 
 class PlacedService(cornice.Service):
-    """A cornice service at one URL template of a tree."""
+    """A cornice service for one URL template of a tree."""
 
     default_validators = [check]
 
@@ -156,7 +156,7 @@ class PlacedService(cornice.Service):
 
 
 class Service:
-    """What can be done with the nodes of a class. It is registered at every place that a tree has for the class."""
+    """The methods of a class of resources, registered for all its URL templates in all trees."""
 
     def __init__(self, context: type[Node]) -> None:
         self.context = context
@@ -166,7 +166,7 @@ class Service:
     def view(
         self, method: str, *, permission: str | None = None, schema: Expects | None = None
     ) -> Callable[[View[Context, Answer]], View[Context, Answer]]:
-        """Register a view that is called as Pyramid calls its own: context, then request."""
+        """Decorator that adds a view: a function of the context and the request."""
 
         def register(view: View[Context, Answer]) -> View[Context, Answer]:
             if permission is None:
@@ -188,7 +188,7 @@ class Service:
     delete = functools.partialmethod(view, "DELETE")
 
     def _register(self, scanner: venusian.Scanner, _name: str, _service: Service) -> None:
-        """Add the views to the application, in every tree of the registry that has the class."""
+        """Register the views for all URL templates of the class, in all trees."""
         for tree in scanner.config.registry.trees:
             for path in tree.paths(self.context):
                 placed = PlacedService(tree, self.context, path)

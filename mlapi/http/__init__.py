@@ -1,1 +1,1 @@
-"""HTTP around the views: request bodies, forms, downloads, problem documents, and the guard tween."""
+"""HTTP around the views: requests, services, bodies, forms, downloads, problem documents, and the guard tween."""

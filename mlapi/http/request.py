@@ -1,4 +1,4 @@
-"""The request: what Pyramid's has, and what the rooms of this application read of it."""
+"""The request: Pyramid's, with the services of this application."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Validated(dict[str, Any]):
-    """The parts of a request after the check by its service: `body`, `query`, `headers`, `form` and its `files`."""
+    """The validated parts of a request: `body`, `query`, `headers`, `form` and `files`."""
 
     @property
     def files(self) -> list[FormFile[Any]]:
@@ -35,8 +35,8 @@ class Validated(dict[str, Any]):
 class Request(PyramidRequest):
     """A request of this application.
 
-    `reader` reads. `db` is the session that writes, in the request's one transaction, which pyramid_tm commits unless
-    the answer is an error.
+    `reader` is the connection or session for reading. `db` is the session for writing; pyramid_tm commits its
+    transaction unless the response is an error.
     """
 
     if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Request(PyramidRequest):
 
     @reify
     def validated(self) -> Validated:
-        """The parts of the request that its service has checked."""
+        """The validated parts of the request."""
         return Validated()
 
     @reify
@@ -66,7 +66,7 @@ class Request(PyramidRequest):
 
     @reify
     def tokens(self) -> Tokens:
-        """The maker and reader of tokens."""
+        """The codec of tokens."""
         tokens: Tokens = self.registry.tokens
         return tokens
 
@@ -78,13 +78,13 @@ class Request(PyramidRequest):
 
     @reify
     def db(self) -> Session:
-        """The session that writes, joined to the request's transaction."""
+        """The session for writing, joined to the request's transaction."""
         database: Database = self.registry.database
         return database.writing(info={"tm": self.tm})
 
     @reify
     def reader(self) -> Reader:
-        """The session of a request that writes; for GET and HEAD a connection, closed at the request's end."""
+        """For GET and HEAD, a read-only connection, closed at the end of the request; else `db`."""
         if "tm.active" in self.environ:
             session: Session = self.db
             return session
@@ -95,20 +95,20 @@ class Request(PyramidRequest):
 
     @reify
     def root_url(self) -> str:
-        """The URL of the application's root."""
+        """The URL of the root of the application."""
         return str(self.application_url)
 
     def require_identity(self) -> Identity:
-        """The caller; raises 401 for a request without one."""
+        """The caller; raises 401 for a request without authentication."""
         identity = self.identity
         if identity is None:
             raise HTTPUnauthorized()
         return identity
 
     def pause_transaction(self) -> None:
-        """End the request's transaction as it stands, to begin a new one at its next use.
+        """Roll back the request's transaction and begin a new one, which takes no lock before its first use.
 
-        For what takes long, as receiving a large body or hashing a password: SQLite has one writer at a time.
+        For slow operations, such as receiving a large body or hashing a password: SQLite has one writer at a time.
         """
         self.tm.abort()
         self.tm.begin()
