@@ -1,1 +1,1 @@
-"""What is accepted: one colander schema for each request body and query string."""
+"""Colander schemas of request bodies, query strings, headers and form fields."""

@@ -1,4 +1,4 @@
-"""Bodies that runners send."""
+"""Request bodies and query strings of attempts and logs."""
 
 import colander
 
@@ -9,21 +9,23 @@ from mlapi.schemas.tasks import OrNull
 from mlapi.schemas.types import Json, List, Schema, Text, Whole
 
 OUTPUTS = 1000
-"""Output files of a job at most."""
+"""Maximum number of output files of a job."""
 
 
 class Output(Schema):
-    """A file that a function made."""
+    """An output file in a report."""
 
     name = colander.SchemaNode(Text(), validator=is_plain)
-    sha256 = colander.SchemaNode(Text(), validator=colander.Regex(r"^[0-9a-f]{64}\Z", "Must be a SHA-256."))
+    sha256 = colander.SchemaNode(
+        Text(), validator=colander.Regex(r"^[0-9a-f]{64}\Z", "Must be a SHA-256 in lower-case hexadecimal.")
+    )
     tags = tags()
     origin = colander.SchemaNode(Text(), validator=colander.OneOf(["created", "modified", "unchanged"]))
     input = colander.SchemaNode(OrNull(Whole()), missing=None)
 
 
 class Report(Schema):
-    """How an attempt ended."""
+    """The result of an attempt."""
 
     status = colander.SchemaNode(Text(), validator=colander.OneOf([Status.FINISHED, Status.FAILED, Status.CANCELLED]))
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
@@ -32,16 +34,16 @@ class Report(Schema):
 
 
 class Heartbeat(Schema):
-    """Nothing: a sign of life."""
+    """A heartbeat, which has no fields."""
 
 
 class LogOffset(Schema):
-    """Where a piece of the log belongs."""
+    """The offset of a piece of the log."""
 
     offset = colander.SchemaNode(Number())
 
 
 class LogFrom(Schema):
-    """From where on a log is wanted."""
+    """The offset from which to read a log."""
 
     offset = colander.SchemaNode(Number(), missing=0)

@@ -1,4 +1,4 @@
-"""Bodies of what one does before one is known."""
+"""Request bodies of authentication."""
 
 import colander
 

@@ -1,4 +1,4 @@
-"""Queries, bodies and forms about files."""
+"""Request bodies, query strings and forms of files."""
 
 import colander
 
@@ -8,14 +8,14 @@ from mlapi.schemas.links import Id
 from mlapi.schemas.types import Json, Schema, Text
 
 TAGS = 100
-"""Tags of a file at most."""
+"""Maximum number of tags of a file."""
 
 
 class JsonText(Json):
     """A JSON value as the text of a form field."""
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the value, or raise `colander.Invalid` where the text is no JSON or the value cannot be kept."""
+        """Return the value, or raise `colander.Invalid` if the text is not JSON or the value cannot be stored."""
         if not isinstance(cstruct, str):
             return super().deserialize(node, cstruct)
         try:
@@ -31,7 +31,7 @@ def tags(kind: type[Json] = Json, **kw: object) -> colander.SchemaNode:
 
 
 def is_plain(node: colander.SchemaNode, value: str) -> None:
-    """Refuse what cannot be a file's name."""
+    """Validate a file name."""
     try:
         plain_name(value)
     except ValueError as error:
@@ -39,19 +39,19 @@ def is_plain(node: colander.SchemaNode, value: str) -> None:
 
 
 class FileChange(Schema):
-    """Changes of a file: its tags."""
+    """A change of the tags of a file."""
 
     tags = tags()
 
 
 class FileForm(Schema):
-    """The fields of an upload as a form."""
+    """The text fields of an upload as a form."""
 
     tags = tags(JsonText, missing=colander.drop)
     parent = colander.SchemaNode(Id("file"), missing=colander.drop)
 
 
 class NewFile(Schema):
-    """The query string of an upload as a plain body."""
+    """The query string of an upload as a raw body."""
 
     name = colander.SchemaNode(Text(), validator=is_plain)

@@ -1,4 +1,4 @@
-"""Headers that services read."""
+"""Request headers."""
 
 import colander
 
@@ -11,6 +11,6 @@ def _printable(node: colander.SchemaNode, value: str) -> None:
 
 
 class Idempotency(Schema):
-    """The header that makes a request safe to repeat."""
+    """The header with which a request can be repeated safely."""
 
     key = colander.SchemaNode(Text(), name="Idempotency-Key", missing=None, validator=_printable)

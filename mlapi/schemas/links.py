@@ -1,4 +1,4 @@
-"""References to resources in bodies and forms, by their URLs."""
+"""References to resources in bodies and forms: URLs."""
 
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class Link(Text):
-    """The URL of a resource of one of some kinds of the tree in which it is sent; yields the keys in it.
+    """The URL of a resource of one of several kinds, in the tree of the request; deserializes to its keys.
 
-    The host of the URL is of no matter, and its path is relative to the root of the application. To bind the schema to
-    each request would clone it, which takes longer than the check; Pyramid knows the current request.
+    The host of the URL is ignored, and its path is relative to the root of the application. The current request comes
+    from Pyramid's thread-local: binding the schema to a request would clone it, which is slower than the validation.
     """
 
     def __init__(self, *kinds: str) -> None:
         self.kinds = kinds
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the keys, or raise `colander.Invalid` for the URL of anything else."""
+        """Return the keys, or raise `colander.Invalid` for any other text."""
         url = super().deserialize(node, cstruct)
         if not isinstance(url, str):
             return url
@@ -35,13 +35,13 @@ class Link(Text):
 
 
 class Id(Link):
-    """The URL of an item; yields its id, or 0, which no row has, where it is below other items than the request's."""
+    """The URL of an item; deserializes to its id, or to 0, which no row has, if its parents are not the request's."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the id, or raise `colander.Invalid` for the URL of anything else."""
+        """Return the id, or raise `colander.Invalid` for any other text."""
         keys = super().deserialize(node, cstruct)
         if not isinstance(keys, dict):
             return keys

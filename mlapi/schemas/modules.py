@@ -1,4 +1,4 @@
-"""The form that registers a module."""
+"""The form that registers a module version."""
 
 import colander
 
@@ -6,6 +6,6 @@ from mlapi.schemas.types import Schema, Text
 
 
 class ModuleForm(Schema):
-    """The fields of a registration; the rules of modules say which names there can be."""
+    """The text fields of a registration; the model validates the name."""
 
     name = colander.SchemaNode(Text(), missing="")

@@ -10,14 +10,14 @@ from mlapi.schemas.types import Schema, Text
 from mlapi.values import INT64
 
 LIMIT = 200
-"""Items of a page at most."""
+"""Maximum number of items of a page."""
 
 
 class Number(Text):
-    """A whole number in a query string."""
+    """A non-negative integer in a query string."""
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the number, or raise `colander.Invalid` for anything but up to 19 digits."""
+        """Return the integer, or raise `colander.Invalid` for anything except up to 19 digits."""
         text = super().deserialize(node, cstruct)
         if not isinstance(text, str):
             return text
@@ -30,7 +30,7 @@ class TrueOrFalse(Text):
     """A boolean in a query string."""
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the boolean, or raise `colander.Invalid` for anything but true and false."""
+        """Return the boolean, or raise `colander.Invalid` for anything except `true` and `false`."""
         text = super().deserialize(node, cstruct)
         if not isinstance(text, str):
             return text
@@ -45,26 +45,26 @@ def optional(kind: colander.SchemaType, **kw: object) -> colander.SchemaNode:
 
 
 class Page(Schema):
-    """The size and the beginning of a page."""
+    """The size of a page and its cursor."""
 
     limit = colander.SchemaNode(Number(), missing=50, validator=colander.Range(1, LIMIT))
     after = optional(Number())
 
 
 class Filterable(Protocol):
-    """A field that a list can be filtered by."""
+    """A field by which a list can be filtered."""
 
     @property
     def python_type(self) -> type:
-        """The Python type of its values."""
+        """The Python type of the values."""
 
     @property
     def choices(self) -> type[enum.StrEnum] | None:
-        """The values it can have, where they are few."""
+        """The allowed values, if they are enumerated."""
 
 
 PARAMETERS: dict[type, type[Text]] = {bool: TrueOrFalse, int: Number, str: Text}
-"""The types of the parameters that filter by fields of a Python type."""
+"""The types of query parameters, by the Python type of the field that they filter."""
 
 
 def list_query(filters: Mapping[str, Filterable]) -> colander.Schema:

@@ -1,4 +1,4 @@
-"""Bodies that make and change pipelines."""
+"""Request bodies of pipelines."""
 
 import colander
 
@@ -11,14 +11,14 @@ def name(**kw: object) -> colander.SchemaNode:
 
 
 class NewPipeline(Schema):
-    """A pipeline to be made."""
+    """A new pipeline."""
 
     name = name()
     enabled = colander.SchemaNode(Flag(), missing=False)
 
 
 class PipelineChange(Schema):
-    """What of a pipeline is to change."""
+    """A change of a pipeline."""
 
     name = name(missing=colander.drop)
     enabled = colander.SchemaNode(Flag(), missing=colander.drop)

@@ -1,4 +1,4 @@
-"""Bodies that start runs."""
+"""Request bodies of runs."""
 
 import colander
 
@@ -6,10 +6,10 @@ from mlapi.schemas.links import Id
 from mlapi.schemas.types import List, Schema
 
 FILES = 1000
-"""Files of a run at most."""
+"""Maximum number of files of a run."""
 
 
 class NewRun(Schema):
-    """A run to start, over files in this order."""
+    """A new run, over files in this order."""
 
     files = colander.SchemaNode(List(FILES), colander.SchemaNode(Id("file"), name="file"), missing=())

@@ -1,4 +1,4 @@
-"""Bodies that create and change tasks."""
+"""Request bodies of tasks."""
 
 import colander
 from pyramid.threadlocal import get_current_request
@@ -9,13 +9,13 @@ from mlapi.schemas.types import Json, List, Real, Schema, Whole
 
 
 class OrNull(colander.SchemaType):
-    """What another type holds, or null."""
+    """A value of another type, or null."""
 
     def __init__(self, kind: colander.SchemaType) -> None:
         self.kind = kind
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return None for null, else what the other type makes of it."""
+        """Return None for null, else the value of the other type."""
         return None if cstruct is None else self.kind.deserialize(node, cstruct)
 
 
@@ -28,7 +28,7 @@ class OrNullList(List):
 
 
 def time_limit(node: colander.SchemaNode, value: float | None) -> None:
-    """Refuse a time limit that is not above zero, or above the one in the settings."""
+    """Validate a time limit: positive, and at most `job_timeout_limit`."""
     if value is not None:
         limit = get_current_request().settings.job_timeout_limit
         if value <= 0:
@@ -38,7 +38,7 @@ def time_limit(node: colander.SchemaNode, value: float | None) -> None:
 
 
 class TaskChange(Schema):
-    """Changes of a task. `after` null stands for the task before it."""
+    """A change of a task. If `after` is null, the task follows the previous one."""
 
     function = colander.SchemaNode(Link("function", "versioned function"), missing=colander.drop)
     arguments = colander.SchemaNode(Json(dict), missing=colander.drop)
@@ -48,7 +48,7 @@ class TaskChange(Schema):
 
 
 class NewTask(TaskChange):
-    """A task to create, at the end unless it has a position."""
+    """A new task, at the end of the pipeline unless it has a position."""
 
     function = colander.SchemaNode(Link("function", "versioned function"))
     arguments = colander.SchemaNode(Json(dict), missing={})

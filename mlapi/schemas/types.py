@@ -1,7 +1,7 @@
-"""Colander types that take JSON at its word, and a mapping that names each field it does not know.
+"""Colander types without coercion, and a mapping that reports unknown fields.
 
-Colander's own types coerce: its Integer takes ``"3"``, ``3.7`` and ``true``; its String takes ``{}`` for
-missing. What a client of a typed API wrote wrongly must come back as an error, not as a guess.
+Colander's own types coerce: its Integer accepts ``"3"``, ``3.7`` and ``true``; its String treats ``{}`` as missing. A
+value of the wrong type must be an error instead.
 """
 
 import math
@@ -13,17 +13,17 @@ import colander
 from mlapi.values import INT64, storable, unkeepable
 
 UNKNOWN = 100
-"""Unknown fields of an object that are named at most."""
+"""Maximum number of unknown fields in the errors of an object."""
 
 
 class Exact(colander.SchemaType):
-    """A JSON value of one Python type, neither coerced nor taken for missing."""
+    """A JSON value of exactly one type, without coercion."""
 
     python: type | tuple[type, ...] = object
     words = "a value"
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the value as it came, or raise `colander.Invalid` where it is of another type."""
+        """Return the value unchanged, or raise `colander.Invalid` if it has another type."""
         if cstruct is colander.null:
             return colander.null
         if not self.holds(cstruct):
@@ -31,17 +31,17 @@ class Exact(colander.SchemaType):
         return cstruct
 
     def holds(self, value: object) -> bool:
-        """Whether `value` is of this type; a bool is no number."""
+        """Whether `value` has this type; a bool is not a number."""
         return isinstance(value, self.python) and not isinstance(value, bool)
 
 
 class Text(Exact):
-    """A string that both databases can keep: no NUL, no half of a surrogate pair."""
+    """A string that both databases can store: without NUL and lone surrogates."""
 
     python, words = str, "a string"
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the string, or raise `colander.Invalid` where a database would refuse it."""
+        """Return the string, or raise `colander.Invalid` if it cannot be stored."""
         value = super().deserialize(node, cstruct)
         if isinstance(value, str) and not storable(value):
             raise colander.Invalid(node, "Must not contain NUL or lone surrogates.")
@@ -54,7 +54,7 @@ class Whole(Exact):
     python, words = int, "an integer of 64 bits"
 
     def holds(self, value: object) -> bool:
-        """Whether `value` is an integer that fits a database's column."""
+        """Whether `value` is an integer of 64 bits."""
         return super().holds(value) and isinstance(value, int) and -INT64 <= value < INT64
 
 
@@ -64,14 +64,14 @@ class Real(Exact):
     python, words = (int, float), "a finite number"
 
     def holds(self, value: object) -> bool:
-        """Whether `value` is a number other than NaN and the infinities."""
+        """Whether `value` is a number, but not NaN or an infinity."""
         if not isinstance(value, int | float) or not super().holds(value):
             return False
         return abs(value) < INT64**16 and math.isfinite(value)
 
 
 class Flag(Exact):
-    """True or false, and nothing that merely looks like it."""
+    """A boolean."""
 
     words = "true or false"
 
@@ -81,7 +81,7 @@ class Flag(Exact):
 
 
 class Object(colander.Mapping):
-    """A mapping that answers every unknown key with an error of its own."""
+    """A mapping that reports an error for every unknown key."""
 
     def __init__(self) -> None:
         super().__init__(unknown="raise")
@@ -112,13 +112,13 @@ class Object(colander.Mapping):
 
 
 class Json(colander.SchemaType):
-    """Any JSON value that both databases can keep, within limits of depth and size."""
+    """Any JSON value that both databases can store, within limits of depth and size."""
 
     def __init__(self, kind: type | None = None, depth: int = 16, items: int = 10_000) -> None:
         self.kind, self.depth, self.items = kind, depth, items
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the value as it came, or raise `colander.Invalid` where it cannot be kept."""
+        """Return the value unchanged, or raise `colander.Invalid` if it cannot be stored."""
         if cstruct is colander.null:
             return colander.null
         if self.kind is not None and not isinstance(cstruct, self.kind):
@@ -129,14 +129,14 @@ class Json(colander.SchemaType):
 
 
 class List(colander.Sequence):
-    """A JSON list of at most so many items, which are not looked at where they are more."""
+    """A JSON list of at most `most` items; the items of a longer list are not validated."""
 
     def __init__(self, most: int = 1000) -> None:
         super().__init__()
         self.most = most
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object, accept_scalar: bool | None = None) -> object:
-        """Return the list of what its items deserialize to."""
+        """Return the list of the deserialized items."""
         if cstruct is not colander.null:
             if not isinstance(cstruct, list):
                 raise colander.Invalid(node, "Must be a list.")
@@ -146,6 +146,6 @@ class List(colander.Sequence):
 
 
 class Schema(colander.Schema):
-    """What the bodies of requests derive from."""
+    """Base class of schemas."""
 
     schema_type = Object

@@ -1,4 +1,4 @@
-"""Bodies that make users."""
+"""Request bodies of users."""
 
 import colander
 
@@ -8,6 +8,6 @@ from mlapi.schemas.types import Text
 
 
 class NewUser(Credentials):
-    """A user to be made."""
+    """A new user."""
 
     role = colander.SchemaNode(Text(), missing=Role.USER, validator=colander.OneOf(list(Role)))

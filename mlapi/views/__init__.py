@@ -1,1 +1,1 @@
-"""What each method does: services bound to classes of the tree, functions of (context, request)."""
+"""Views: the methods of resources, as functions of (context, request)."""

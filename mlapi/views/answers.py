@@ -1,4 +1,4 @@
-"""Answers that many views give."""
+"""Views and documents that many services share."""
 
 from collections.abc import Sequence
 from typing import Generic, TypedDict, TypeVar, cast
@@ -14,37 +14,37 @@ Document = TypeVar("Document")
 
 
 class Page(TypedDict, Generic[Summary]):
-    """A page of a list, and the URL of the next one."""
+    """A page of a list, and the URL of the next page or null."""
 
     items: Sequence[Summary]
     next: str | None
 
 
 class Deletion(TypedDict):
-    """How many resources of each kind were deleted."""
+    """The number of deleted resources of each kind."""
 
     deleted: dict[str, int]
 
 
 def listing(collection: type[Collection[Item[object, object]]]) -> Expects:
-    """What the list of a collection expects: a page, and filters by its fields."""
+    """The query string of the list of a collection: the page, and filters by fields."""
     return Expects(query=list_query(collection.item.fields.filters(collection.flat)))
 
 
 def page(collection: Collection[Item[Summary, Document]], request: Request) -> Page[Summary]:
-    """List the items that the caller may see, a page at a time."""
+    """List the items that are visible to the caller, page by page."""
     rows, cursor = collection.page(**request.validated["query"])
     following = f"{request.path_url}?{urlencode({**request.GET, 'after': cursor})}" if cursor else None
     return {"items": collection.describe(rows), "next": following}
 
 
 def show(item: Item[Summary, Document], _request: Request) -> Document:
-    """Show it."""
+    """Show the resource."""
     return item.document()
 
 
 def created(item: Item[Summary, Document], request: Request, new: bool = True) -> Document:
-    """201 with the location of a new item, or 200 for one that existed before."""
+    """The document of an item, with status 201 and its location, or with 200 if it is not `new`."""
     request.response.status_code = 201 if new else 200
     document = item.document()
     request.response.location = cast("dict[str, str]", document)["url"]
@@ -52,5 +52,5 @@ def created(item: Item[Summary, Document], request: Request, new: bool = True) -
 
 
 def deletion(**counts: int) -> Deletion:
-    """How many resources of each kind were deleted."""
+    """The number of deleted resources of each kind."""
     return {"deleted": counts}

@@ -1,4 +1,4 @@
-"""Attempts: the contract of runners (`execution.runner`)."""
+"""Attempts: the endpoints of runners (`execution.runner`)."""
 
 from typing import TypedDict
 
@@ -23,13 +23,13 @@ attempt.get(permission=Permission.READ)(answers.show)
 
 
 class HeartbeatDocument(TypedDict):
-    """Whether the job should stop."""
+    """Whether cancellation is requested."""
 
     cancel: bool
 
 
 class LogDocument(TypedDict):
-    """The end of the log, in bytes."""
+    """The size of the log in bytes."""
 
     offset: int
 
@@ -42,34 +42,34 @@ class UploadDocument(TypedDict):
 
 
 class ReportDocument(TypedDict):
-    """How the job ended."""
+    """The final status of the job."""
 
     status: str
 
 
 @module_archive.get(permission=Permission.REPORT)
 def show_module(module_archive: ModuleArchive, request: Request) -> Response:
-    """Download the module's canonical archive."""
+    """Download the canonical archive of the module."""
     row = module_archive.item.row
     return download(request.store, row.version, row.size, f"{row.module}.tar", request)
 
 
 @input_file.get(permission=Permission.REPORT)
 def show_input(input_file: InputItem, request: Request) -> Response:
-    """Download one of the job's input files."""
+    """Download an input file of the job."""
     row = input_file.row
     return download(request.store, row.sha256, row.size, row.name, request)
 
 
 @heartbeat.post(permission=Permission.REPORT, schema=Expects(body=schemas.Heartbeat()))
 def beat(heartbeat: Heartbeat, request: Request) -> HeartbeatDocument:
-    """Renew the lease; answers whether the job should stop."""
+    """Renew the lease, and get whether cancellation is requested."""
     return {"cancel": rules.beat(request.db, heartbeat.item.fence, request.settings.job_lease)}
 
 
 @log.put(permission=Permission.REPORT, schema=Expects(query=schemas.LogOffset(), raw=True))
 def append(log: AttemptLog, request: Request) -> LogDocument:
-    """Append a piece to the log at its current end."""
+    """Append to the log, at its current end."""
     settings, offset = request.settings, request.validated["query"]["offset"]
     piece = read_whole(request.body_file_raw, request.content_length, settings.body_limit)
     return {"offset": rules.append_log(request.db, log.item.fence, offset, piece, settings.log_limit)}
@@ -77,7 +77,7 @@ def append(log: AttemptLog, request: Request) -> LogDocument:
 
 @outputs.post(permission=Permission.REPORT, schema=Expects(raw=True))
 def upload(outputs: Outputs, request: Request) -> UploadDocument:
-    """Upload the bytes of an output; the report makes a file of them."""
+    """Upload the content of an output file; the report turns it into a file."""
     fence = outputs.item.fence
     rules.hold(request.db, fence)
     request.pause_transaction()
@@ -89,7 +89,7 @@ def upload(outputs: Outputs, request: Request) -> UploadDocument:
 
 @report.post(permission=Permission.REPORT, schema=Expects(body=schemas.Report()))
 def end(report: Report, request: Request) -> ReportDocument:
-    """Report how the attempt ended, once: outputs and metrics are recorded, and what comes next is released."""
+    """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs."""
     body = request.validated["body"]
     outputs = [Output(**output) for output in body["outputs"]]
     ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)

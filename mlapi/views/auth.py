@@ -1,4 +1,4 @@
-"""Tokens: obtain, refresh."""
+"""Authentication: obtain and refresh tokens."""
 
 from typing import TypedDict
 

@@ -32,7 +32,7 @@ def create(files: Files, request: Request) -> FileDocument:
 
 @files.put(permission=Permission.WRITE, schema=Expects(query=NewFile(), raw=True))
 def create_raw(files: Files, request: Request) -> FileDocument:
-    """Upload a file as the body of the request, under the `name` in the query string."""
+    """Upload a file as the raw body of the request, with its `name` in the query string."""
     request.pause_transaction()
     blob = request.store.put(read_chunks(request.body_file_raw), request.settings.upload_limit)
     name = request.validated["query"]["name"]
@@ -42,14 +42,14 @@ def create_raw(files: Files, request: Request) -> FileDocument:
 
 @file.patch(permission=Permission.WRITE, schema=Expects(body=FileChange()))
 def update(file: FileItem, request: Request) -> FileDocument:
-    """Change a file's tags; its name and content never change."""
+    """Replace the tags of a file; its name and content are immutable."""
     rules.change_tags(request.db, file.id, request.validated["body"]["tags"])
     return file.reload().document()
 
 
 @file.delete(permission=Permission.WRITE)
 def delete(file: FileItem, request: Request) -> answers.Deletion:
-    """Delete a file that no run used and no job made."""
+    """Delete a file that no run or job refers to."""
     try:
         delete_file(request.db, file.id)
     except Held as held:

@@ -21,7 +21,7 @@ all_jobs.get(permission=Permission.READ, schema=answers.listing(AllJobs))(answer
 
 @job_log.get(permission=Permission.READ, schema=Expects(query=LogFrom()))
 def show_log(job_log: JobLog, request: Request) -> Response:
-    """Read the log of the job's current attempt, from `offset` bytes on."""
+    """Read the log of the current attempt, starting at byte `offset`."""
     attempt, offset = job_log.item.current_attempt, request.validated["query"]["offset"]
     text = b"" if attempt is None else read_log(request.reader, attempt, offset)
     return Response(body=text, content_type="text/plain", charset="utf-8")
@@ -29,7 +29,7 @@ def show_log(job_log: JobLog, request: Request) -> Response:
 
 @job_cancel.post(permission=Permission.WRITE)
 def cancel(job_cancel: JobCancel, request: Request) -> JobDocument:
-    """Cancel a job: at once while it waits, within two seconds while it runs."""
+    """Cancel a job: immediately if it is waiting, within two seconds if it is running."""
     job = job_cancel.item
     rules.cancel(request.db, job.id)
     return job.reload().document()

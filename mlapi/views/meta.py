@@ -1,4 +1,4 @@
-"""The entrance: links to all collections."""
+"""The entry point of the API: links to all collections."""
 
 from typing import TypedDict
 
@@ -14,7 +14,7 @@ entrance = Service(Version1)
 
 
 class EntranceDocument(TypedDict):
-    """The service and its collections."""
+    """The version of the service, and links to its collections."""
 
     service: str
     version: str

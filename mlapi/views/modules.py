@@ -40,7 +40,7 @@ version_function.get(permission=Permission.READ)(answers.show)
 
 
 def spool(request: Request, chunks: Iterable[bytes]) -> BinaryIO:
-    """Write an uploaded archive to a temporary file, which ends with the request; raises `TooLarge`."""
+    """Write an uploaded archive to a temporary file, deleted at the end of the request. Raises `TooLarge`."""
     lifetime = ExitStack()
     request.add_finished_callback(lambda _request: lifetime.close())
     file = lifetime.enter_context(intake(request).temporary_file())
@@ -49,7 +49,7 @@ def spool(request: Request, chunks: Iterable[bytes]) -> BinaryIO:
 
 
 def intake(request: Request) -> Intake:
-    """The intake of modules into the store."""
+    """The intake of module archives into the store."""
     return Intake(request.store, request.settings.scratch_dir)
 
 
@@ -57,7 +57,7 @@ def intake(request: Request) -> Intake:
     permission=Permission.REGISTER, schema=Expects(form=ExpectedForm.of("archive", schema=ModuleForm(), sink=spool))
 )
 def create(modules: Modules, request: Request) -> RegisteredModule:
-    """Register a module from a form of `name` and `archive`; the same content is the same version."""
+    """Register a module version from a form of `name` and `archive`. Registered content keeps its version."""
     [upload], name = request.validated.files, request.validated["form"]["name"]
     content = intake(request).store_archive(upload.content)
     blob = content.blob
@@ -68,5 +68,5 @@ def create(modules: Modules, request: Request) -> RegisteredModule:
 
 @module.delete(permission=Permission.REGISTER)
 def delete(module: ModuleItem, request: Request) -> answers.Deletion:
-    """Remove a module that no task or job was made with, all its versions with it."""
+    """Remove a module, with all its versions, that no task or job refers to."""
     return answers.deletion(modules=1, versions=delete_module(request.db, module.id))

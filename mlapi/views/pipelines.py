@@ -25,12 +25,12 @@ def create(pipelines: Pipelines, request: Request) -> PipelineDocument:
 
 @pipeline.patch(permission=Permission.WRITE, schema=Expects(body=PipelineChange()))
 def update(pipeline: PipelineItem, request: Request) -> PipelineDocument:
-    """Change a pipeline's name, or enable or disable it; existing runs stay as they are."""
+    """Rename, enable or disable a pipeline; existing runs do not change."""
     rules.change(request.db, pipeline.id, request.validated["body"])
     return pipeline.reload().document()
 
 
 @pipeline.delete(permission=Permission.WRITE)
 def delete(pipeline: PipelineItem, request: Request) -> answers.Deletion:
-    """Delete a pipeline with its tasks and runs, their jobs and the files that the jobs made."""
+    """Delete a pipeline with its tasks, runs, jobs and their output files."""
     return answers.deletion(**delete_pipeline(request.db, pipeline.id))

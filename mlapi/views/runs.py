@@ -19,7 +19,7 @@ all_runs.get(permission=Permission.READ, schema=answers.listing(AllRuns))(answer
 
 @runs.post(permission=Permission.WRITE, schema=Expects(body=NewRun(), headers=Idempotency()))
 def create(runs: Runs, request: Request) -> RunDocument:
-    """Start a run over files. The same Idempotency-Key again answers with the same run."""
+    """Start a run over files. A repeated `Idempotency-Key` returns the existing run."""
     key = request.validated["headers"]["Idempotency-Key"]
     run, new = rules.start(request.db, runs.parent.id, request.validated["body"]["files"], key)
     return answers.created(runs[str(run.id)], request, new)
@@ -27,13 +27,13 @@ def create(runs: Runs, request: Request) -> RunDocument:
 
 @run.delete(permission=Permission.WRITE)
 def delete(run: RunItem, request: Request) -> answers.Deletion:
-    """Delete a run that is over, with its jobs and the files that they made."""
+    """Delete a run that has ended, with its jobs and their output files."""
     return answers.deletion(**delete_runs(request.db, [run.id]))
 
 
 @run_cancel.post(permission=Permission.WRITE)
 def cancel(run_cancel: RunCancel, request: Request) -> RunDocument:
-    """Cancel all jobs of a run that are not over."""
+    """Cancel all jobs of a run that have not ended."""
     run = run_cancel.item
     rules.cancel(request.db, run.id)
     return run.reload().document()

@@ -32,13 +32,13 @@ def update(task: TaskItem, request: Request) -> TaskDocument:
 
 @task.delete(permission=Permission.WRITE)
 def delete(task: TaskItem, request: Request) -> answers.Deletion:
-    """Delete a task; the tasks behind it move up."""
+    """Delete a task; the tasks after it move up."""
     delete_task(request.db, task.id)
     return answers.deletion(tasks=1)
 
 
 def changes(request: Request) -> TaskChanges:
-    """The body, with the function by the key that models know it by."""
+    """The fields of the body, with the key of the function instead of its URL."""
     body = request.validated["body"]
     changed: TaskChanges = body | {"function": FunctionKey(**body["function"])} if "function" in body else body
     return changed
