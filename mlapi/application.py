@@ -1,4 +1,4 @@
-"""The WSGI application: the rooms put together."""
+"""The WSGI application."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,10 +28,9 @@ class JsonRenderer:
 
 
 def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Router:
-    """Make the application from the settings of an ini file; raises `SettingsError` where they are wrong.
+    """Create the application from the settings of an ini file. Raises `SettingsError`.
 
-    Several trees stand beside each other, each under its prefix. A service is registered in every tree that has its
-    class.
+    There can be several trees with different prefixes; services are registered in all trees that contain their class.
     """
     settings = Settings.read(ini)
     with Configurator(settings={**ini, "handle_exceptions": False}) as config:
@@ -50,9 +49,9 @@ def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Router:
 
 
 def settle_request(config: Configurator) -> None:
-    """Make one class of all that was added to requests.
+    """Create one request class with all properties that were added by `add_request_method`.
 
-    Pyramid makes a class anew for each request that has added properties, which takes as long as a SELECT.
+    Otherwise Pyramid creates a class for every request, which takes as long as a SELECT.
     """
     extensions = config.registry.getUtility(IRequestExtensions)
     config.set_request_factory(type("Request", (Request,), dict(extensions.descriptors)))

@@ -1,8 +1,7 @@
-"""The engine, and the session of a request: one transaction, read-only for GET and HEAD.
+"""The database: engines, and one transaction per request, which is read-only for GET and HEAD.
 
-SQLite needs care (docs/decisions/0004): transactions are begun by ourselves, so that writers queue for the
-lock at their start instead of failing in the middle, and WAL is used only where SQLite has no known way of
-losing a commit in it.
+For SQLite (docs/decisions/0004), an event begins transactions explicitly, so that writers wait for the lock at their
+start instead of failing later. WAL mode is used only in versions that do not lose commits.
 """
 
 import importlib
@@ -20,10 +19,10 @@ from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT = 10_000
-"""Milliseconds for which a writer waits for SQLite's lock."""
+"""Milliseconds that a writer waits for SQLite's lock."""
 
 WRITING = {"synchronize_session": False}
-"""Execution options of sessions: UPDATE and DELETE are statements and nothing more."""
+"""Execution options of sessions: UPDATE and DELETE do not synchronize loaded objects."""
 
 POSTGRESQL_OPTIONS = " ".join(
     f"-c {name}={value}"
@@ -37,16 +36,16 @@ POSTGRESQL_OPTIONS = " ".join(
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether SQLite of this version keeps every commit in WAL mode.
+    """Whether SQLite of this version never loses a commit in WAL mode.
 
-    3.7.0 to 3.51.2 can lose one when two connections checkpoint at once (https://sqlite.org/wal.html#walresetbug);
-    3.44.6 and 3.50.7 have the fix as well.
+    3.7.0 to 3.51.2 can lose a commit when two connections checkpoint at once (https://sqlite.org/wal.html#walresetbug);
+    3.44.6 and 3.50.7 contain the fix.
     """
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
 def sqlite_driver() -> ModuleType:
-    """The SQLite to use: Python's own where its WAL is safe, else the newer one of the pysqlite3 wheel."""
+    """The SQLite driver: Python's own if its WAL mode is safe, else that of the pysqlite3 wheel."""
     own = importlib.import_module("sqlite3")
     if wal_is_safe(own.sqlite_version_info):
         return own
@@ -59,8 +58,8 @@ def sqlite_driver() -> ModuleType:
 def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
     """An engine for a SQLite file or a PostgreSQL server.
 
-    Sessions say by the execution option ``sqlite_begin`` whether a transaction begins DEFERRED, for reading, or
-    IMMEDIATE, the default.
+    The execution option ``sqlite_begin`` selects how a transaction begins: DEFERRED for reading, or IMMEDIATE (the
+    default) for writing.
     """
     common: dict[str, object] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
@@ -103,42 +102,41 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
         try:
             connection.connection.cursor().execute(f"BEGIN {mode}")
-        except driver.OperationalError as error:  # What goes past SQLAlchemy is not wrapped by it.
+        except driver.OperationalError as error:  # SQLAlchemy does not wrap errors of driver cursors.
             raise OperationalError(f"BEGIN {mode}", None, error) from error
 
 
 class Database:
-    """An engine; `writing` makes sessions on it, `reading` makes connections that only read."""
+    """An engine; `writing` creates sessions, `reading` creates read-only connections."""
 
     def __init__(self, url: str, pool_size: int = 8) -> None:
         self.engine = make_engine(url, pool_size)
-        # No session keeps rows that an UPDATE or DELETE of its own has changed: where it needs one, it reads it again.
+        # Sessions never use loaded objects after an UPDATE or DELETE of their rows; they read them again.
         self.writing: sessionmaker[Session] = sessionmaker(self.engine, execution_options=WRITING)
         sa.event.listen(self.writing, "after_begin", join)
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 
 
 Reader = Session | sa.Connection
-"""What reads from the database: both execute statements."""
+"""A source of reads; both types execute statements."""
 
 
 def writes(request: Any) -> bool:
-    """Whether a request's transaction is pyramid_tm's to commit: GET and HEAD only read."""
+    """Whether pyramid_tm manages the transaction of a request: all methods except GET and HEAD."""
     return request.method not in ("GET", "HEAD")
 
 
 def join(session: Session, _transaction: object, _connection: object) -> None:
-    """Join a session that begins to its request's transaction, where it has one.
+    """Join a session that begins to the transaction of its request, if it has one.
 
-    Whatever the session did is committed with it: it counts as changed from the start, since zope.sqlalchemy would
-    roll back what was not done through entities.
+    The session counts as changed from the start, because zope.sqlalchemy would roll back changes by plain statements.
     """
     if (tm := session.info.get("tm")) is not None:
         join_transaction(session, STATUS_CHANGED, tm)
 
 
 def includeme(config: Any) -> None:
-    """Give requests their `db`, and their transactions to pyramid_tm."""
+    """Configure pyramid_tm, and register the database."""
     config.add_settings(
         {
             "tm.manager_hook": "pyramid_tm.explicit_manager",

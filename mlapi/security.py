@@ -1,7 +1,7 @@
 """Authentication and authorization: identities, tokens, passwords and permissions.
 
-Users send a bearer token that `pyramid_jwt` signs and reads; a runner sends one that is good for a single attempt. A
-user is loaded at each request, since a token outlives its user. The ACLs of the tree say what an identity may do.
+Users and runners send a bearer token, signed with `pyramid_jwt`; that of a runner is valid for a single attempt. The
+user is loaded for every request, because a token can outlive its user. The ACLs of the tree grant permissions.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ if TYPE_CHECKING:
 ALGORITHM = "HS256"
 
 LEEWAY = 5
-"""Seconds by which the clocks of machines that make and read tokens may differ."""
+"""Maximum difference in seconds between the clocks of machines that create and verify tokens."""
 
 REMEMBERED = 1024
-"""Verified tokens that a process remembers."""
+"""Maximum number of verified tokens in the cache of a process."""
 
 
 class Permission(enum.StrEnum):
-    """What an ACL can allow an identity to do with a resource."""
+    """A permission that an ACL can grant on a resource."""
 
     READ = "read"
-    """See it and what it lists."""
+    """Read it, and list its items."""
     WRITE = "write"
-    """Create in it, change it, delete it."""
+    """Change or delete it, and create items in it."""
     REGISTER = "register"
     """Register and remove modules."""
     REPORT = "report"
-    """Speak for an attempt, as its runner does."""
+    """Act as the runner of an attempt."""
 
 
 class Use(enum.StrEnum):
-    """The purpose of a token: its claim ``typ``. No token is accepted for another purpose."""
+    """The purpose of a token: its claim ``typ``. A token is valid for one purpose only."""
 
     ACCESS = "access"
     REFRESH = "refresh"
@@ -77,12 +77,12 @@ class Request(Protocol):
 
 
 CALLER: sa.BindParameter[int] = sa.bindparam("caller", type_=sa.BigInteger)
-"""The caller's id, in the conditions that say what it may see."""
+"""The id of the caller, in read rules."""
 
 
 @dataclass(frozen=True)
 class UserIdentity:
-    """A user, as the database has it now."""
+    """An authenticated user."""
 
     id: int
     name: str
@@ -95,7 +95,7 @@ class UserIdentity:
 
     @functools.cached_property
     def principals(self) -> list[str]:
-        """The names of this identity in ACLs."""
+        """The principals of this identity in ACLs."""
         return [Everyone, Authenticated, f"user:{self.name}", f"role:{self.role}"]
 
     @property
@@ -106,7 +106,7 @@ class UserIdentity:
 
 @dataclass(frozen=True)
 class RunnerIdentity:
-    """The runner of an attempt, which may speak for that attempt and do nothing else."""
+    """The authenticated runner of an attempt, without access to anything else."""
 
     attempt: int
     role = "runner"
@@ -118,7 +118,7 @@ class RunnerIdentity:
 
     @functools.cached_property
     def principals(self) -> list[str]:
-        """The names of this identity in ACLs; `Authenticated` is not among them, since a runner is no user."""
+        """The principals of this identity in ACLs; without `Authenticated`, which stands for all users."""
         return [Everyone, f"attempt:{self.attempt}"]
 
     @property
@@ -131,18 +131,20 @@ Identity = UserIdentity | RunnerIdentity
 
 
 class Tokens(JWTAuthenticationPolicy):
-    """Makes and reads tokens: pyramid_jwt's codec, stricter about what it accepts."""
+    """The codec of tokens: pyramid_jwt's, with stricter validation."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key, algorithm=ALGORITHM, leeway=LEEWAY)
         self._verified: dict[str, dict[str, Any]] = {}
 
     def make(self, subject: int, use: Use, lifetime: float) -> str:
-        """A token for the user or attempt of that id, good for `lifetime` seconds."""
-        return str(self.create_token(str(subject), expiration=lifetime, typ=use))  # PyJWT takes no integer `sub`.
+        """A token for the user or attempt with the id `subject`, valid for `lifetime` seconds."""
+        return str(
+            self.create_token(str(subject), expiration=lifetime, typ=use)
+        )  # PyJWT does not accept an integer `sub`.
 
     def read(self, request: Request, token: str, *uses: Use) -> tuple[int, Use] | None:
-        """The subject and use of a valid token for one of these uses, or None."""
+        """The subject and use of a token that is valid for one of these uses, or None."""
         claims = self._claims(request, token)
         subject = claims.get("sub")
         if not (claims.keys() >= {"sub", "exp", "iat", "typ"} and claims["typ"] in uses):
@@ -152,10 +154,10 @@ class Tokens(JWTAuthenticationPolicy):
         return int(subject), Use(claims["typ"])
 
     def _claims(self, request: Request, token: str) -> dict[str, Any]:
-        """The claims of a token whose signature and times are valid, or none.
+        """The claims of a token with a valid signature that has not expired, else an empty dict.
 
-        A signature that was valid once stays so, and to verify it at each request would take half of the request's
-        time. The token's expiry is checked each time.
+        Valid signatures are cached: their verification takes half of the time of a request. The expiry is checked
+        every time.
         """
         claims = self._verified.get(token)
         if claims is None:
@@ -174,7 +176,7 @@ _USER = sa.select(_users.id, _users.name, _users.role).where(_users.id == sa.bin
 
 @implementer(ISecurityPolicy)
 class SecurityPolicy:
-    """Identifies the caller by the bearer token; the ACLs of the tree say what it may do."""
+    """Identifies the caller by the bearer token; authorizes by the ACLs of the tree."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -205,28 +207,28 @@ class SecurityPolicy:
         return identity.name if identity else None
 
     def permits(self, request: Request, context: object, permission: str) -> PermitsResult:
-        """Whether the ACLs from `context` up to the root grant the caller a permission."""
+        """Whether the ACLs of `context` and its ancestors grant a permission to the caller."""
         identity = self.identity(request)
         return self._acl.permits(context, identity.principals if identity else [Everyone], permission)
 
     def remember(self, request: Request, userid: str, **kw: object) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
-        """No header: clients keep their tokens."""
+        """No headers: clients store their tokens."""
         return []
 
     def forget(self, request: Request, **kw: object) -> list[tuple[str, str]]:  # noqa: ARG002 - Pyramid's interface
-        """The header of an answer to a request without an identity."""
+        """The headers of a 401 response."""
         return [("WWW-Authenticate", 'Bearer realm="mlapi"')]
 
 
 class Passwords:
-    """argon2id hashes of passwords, at the cost in the settings."""
+    """argon2id hashes of passwords, with the cost parameters of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._minimum = settings.password_length
         self._hasher = argon2.PasswordHasher(settings.password_rounds, settings.password_memory, 1)
 
     def hash(self, password: str) -> str:
-        """The hash of a new password; raises `Invalid` for one that is too short or too long."""
+        """The hash of a new password. Raises `Invalid` if it is too short or too long."""
         if not self._minimum <= len(password) <= 256:
             raise Invalid.field("password", f"Must have {self._minimum} to 256 characters.")
         return self._hasher.hash(password)
@@ -236,7 +238,7 @@ class Passwords:
         return self._hasher.hash("the password of no user")
 
     def verify(self, password_hash: str | None, password: str) -> bool:
-        """Whether a password has this hash. Without a hash the answer is no, after the same time."""
+        """Whether a password has this hash; False without a hash, in the same time."""
         try:
             self._hasher.verify(password_hash or self._placeholder, password)
         except argon2.exceptions.VerifyMismatchError:
@@ -247,17 +249,17 @@ class Passwords:
 def authenticate(request: Request, name: str, password: str) -> int | None:
     """The id of the user with this name and password, or None."""
     row = request.db.execute(sa.select(User.id, User.password_hash).where(User.name == name)).first()
-    request.pause_transaction()  # Hashing takes a tenth of a second, in which others write.
+    request.pause_transaction()  # Hashing takes 0.1 s, during which others can write.
     return row.id if request.passwords.verify(row and row.password_hash, password) and row else None
 
 
 def user_exists(db: Reader, user: int) -> bool:
-    """Whether the user of an id still exists."""
+    """Whether a user with this id exists."""
     return db.execute(_USER, {"id": user}).first() is not None
 
 
 def includeme(config: Configurator) -> None:
-    """Set the security policy, and put tokens and passwords into the registry."""
+    """Set the security policy, and register tokens and passwords."""
     settings: Settings = config.registry.mlapi
     config.registry.tokens = Tokens(settings.secret_key)
     config.registry.passwords = Passwords(settings)

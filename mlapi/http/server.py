@@ -57,7 +57,7 @@ def _exit(*_signal: object) -> None:
 
 @contextlib.contextmanager
 def scheduler(ini: str) -> Iterator[None]:
-    """Keep a scheduler process running, which ends with this process, however this process ends.
+    """Run a scheduler process and restart it if it ends; it ends with this process, even if this process is killed.
 
     The scheduler ends at the end of its standard input, which is a pipe that only this process holds.
     """

@@ -18,7 +18,7 @@ user.get(permission=Permission.READ)(answers.show)
 def create(users: Users, request: Request) -> UserDocument:
     """Create a user with a name, a password and a role."""
     body = request.validated["body"]
-    request.pause_transaction()  # Hashing takes a tenth of a second, in which others write.
+    request.pause_transaction()  # Hashing takes 0.1 s, during which others can write.
     password_hash = request.passwords.hash(body["password"])
     rules.create(request.db, body["name"], password_hash, body["role"])
     return answers.created(users[body["name"]], request)
