@@ -1,6 +1,6 @@
-"""Writes docs/settings.md and docs/api.md from the settings table and the registered services.
+"""Generator of docs/settings.md and docs/api.md from the settings table and the registered services.
 
-`python docs/generate.py --check` writes nothing and exits with 1 where they are not in step.
+`python docs/generate.py --check` writes nothing, and exits with status 1 if a page is outdated.
 """
 
 import sys
@@ -43,41 +43,48 @@ Names of the corresponding settings in MLsploit's REST API:
 API = """\
 # The API
 
-Every URL is a walk through the tree that [architecture.md](architecture.md) draws. This page is written by `make docs`
-from the registered services.
+URLs are paths through the tree of resources in [architecture.md](architecture.md). `make docs` generates this page from
+the registered services.
 
-- **Who you are**: `Authorization: Bearer TOKEN`. What you may not see does not exist (404); what you may see and not do
-  is 403; who has not said who he is gets 401.
-- **Bodies** are `application/json`, files excepted. They are taken at their word: `"3"` is no integer, and an unknown
-  field is an error.
-- **Errors** are problem documents (RFC 9457, `application/problem+json`): `type`, `title`, `status`, `detail` and, for
-  422, `errors`, a list of `location`, `name` and `description` for everything that is wrong.
-- **Lists** are pages: `items` and `next`, the URL of the next page or null. `limit` is up to 200, 50 unless given. They
-  are newest first; tasks, the jobs of a run, functions and versions' functions are in their own order.
-- **References** to other resources are URLs, in answers and in bodies; a body may give the path alone.
-- **Times** are RFC 3339 in UTC. **Ids** are integers and never given again.
+- **Authentication**: send `Authorization: Bearer TOKEN`.
+- **Visibility**: resources that are not visible to the caller are not found (404).
+- **Request bodies** are `application/json`, except uploads. Values are not coerced: `"3"` is not an integer. Unknown
+  fields are errors.
+- **Errors** are problem documents (RFC 9457, `application/problem+json`) with `type`, `title`, `status` and `detail`; for
+  422, `errors` lists the `location`, `name` and `description` of every error.
+- **Lists** are paginated: a page has `items` and `next`, the URL of the next page or null. `limit` is at most 200, by
+  default 50. Lists are ordered newest first, except tasks, the jobs of a run, and functions.
+- **References** to resources are URLs. In requests, the path is sufficient.
+- **Times** are RFC 3339 in UTC. **Ids** are integers and never reused.
 
-| status | when |
+| status | meaning |
 | --- | --- |
-| 400 | the request cannot be read: no JSON, a URL that is not UTF-8, a broken form, a host that is not ours |
-| 401, 403, 404 | see above |
-| 405, 415, 413 | wrong method (`Allow` says which are right), wrong content type, too large |
-| 409 | it does not fit the present state; the problem says what stands in the way |
-| 422 | it can be read and is not valid |
-| 503, 507 | the database is busy (`Retry-After` says when to try again), there is no room left |
+| 400 | malformed request: JSON, form or URL; host not allowed |
+| 401 | authentication required, or invalid token |
+| 403 | permission denied |
+| 404 | not found, or not visible to the caller |
+| 405 | method not allowed; `Allow` lists the allowed methods |
+| 409 | conflict with the current state; the problem describes it |
+| 413 | request body too large |
+| 415 | unsupported media type |
+| 416 | range not satisfiable |
+| 422 | validation failed |
+| 500 | internal error, with an `incident` number to report |
+| 503 | database unavailable; `Retry-After` is the number of seconds to wait |
+| 507 | no space left on the storage device |
 
-`Idempotency-Key` on the start of a run makes it safe to repeat: the same key again answers 200 with the same run.
+With an `Idempotency-Key`, starting a run can be repeated safely: the same key returns the existing run with status 200.
 
 {services}
 ## Documents
 
-What services answer with. A `Page` has `items` and `next`; a member that may be null always stands there.
+Documents in responses. Members are always present; some can be null.
 
 {documents}"""
 
 
 def of_settings() -> str:
-    """The page of the settings."""
+    """The page of settings."""
     rows = "\n".join(
         f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in settings.rows()
     )
@@ -85,7 +92,7 @@ def of_settings() -> str:
 
 
 def of_api() -> str:
-    """The page of the services, in the order of the tree."""
+    """The page of services and documents, in the order of the tree."""
     with tempfile.TemporaryDirectory() as folder:
         app = mlapi.main({}, **{"mlapi.data_dir": folder})
     services = app.registry.cornice_services
@@ -95,37 +102,37 @@ def of_api() -> str:
 
 
 def answers(service: Any) -> Iterator[tuple[str, Any]]:
-    """The type of what each method of a service answers with."""
+    """The methods of a service, with the types of the documents that they return."""
     for method, view, _ in service.definitions:
         if method != "HEAD":
             yield method, documents.answer_of(view, service.context)
 
 
 def of_documents(services: list[Any]) -> str:
-    """The documents of all answers, each once, by name."""
+    """The sections of all documents, by name."""
     answered = (document for service in services for _, document in answers(service))
     found = {each.__name__: each for document in answered for each in documents.nested(document) if is_typeddict(each)}
     return "\n".join(of_document(found[name]) for name in sorted(found))
 
 
 def of_document(document: Any) -> str:
-    """The members of a document, with their types."""
+    """The section of a document: its members and their types."""
     rows = [f"| `{name}` | {documents.type_name(hint)} |" for name, hint in documents.members(document).items()]
     head = f"### {document.__name__}\n\n{document.__doc__.partition(chr(10))[0]}\n\n| member | type |\n| --- | --- |"
     return "\n".join([head, *rows, ""])
 
 
 def section(service: Any) -> str:
-    """What can be done at one place."""
+    """The section of a service."""
     lines = [f"## `{service.path}`\n", f"{service.context.__doc__.partition(chr(10))[0]}\n"]
-    lines += ["| method | permission | what it does | answers with |", "| --- | --- | --- | --- |"]
+    lines += ["| method | permission | description | response |", "| --- | --- | --- | --- |"]
     fields = []
     types = dict(answers(service))
     for method, view, args in service.definitions:
         if method == "HEAD":
             continue
         permission = str(args["permission"])
-        permission = "anybody" if permission.startswith("__no") else permission
+        permission = "none" if permission.startswith("__no") else permission
         answer = "bytes" if types[method] is None else documents.type_name(types[method])
         lines.append(f"| {method} | {permission} | {view.__doc__.partition(chr(10))[0]} | {answer} |")
         if schema := args.get("schema"):
@@ -137,7 +144,7 @@ def section(service: Any) -> str:
 
 
 def of_schema(method: str, where: str, schema: Any) -> str:
-    """The fields of a body or query string, the required ones in bold."""
+    """The fields of a body, query string or header, with required fields in bold."""
     if schema is None or not schema.children:
         return ""
     names = [f"**{node.name}**" if node.required else node.name for node in schema.children]
@@ -145,7 +152,7 @@ def of_schema(method: str, where: str, schema: Any) -> str:
 
 
 def of_form(method: str, expected: Any) -> str:
-    """The fields of a form, the files first."""
+    """The fields of a form, files first."""
     if expected is None:
         return ""
     files = " or ".join(f"**{name}**" for name in sorted(expected.form.files))
@@ -154,7 +161,7 @@ def of_form(method: str, expected: Any) -> str:
 
 
 def main() -> int:
-    """Write the pages, or hold them against what would be written."""
+    """Write the pages, or with --check, compare them."""
     stale = []
     for name, text in (("settings.md", of_settings()), ("api.md", of_api())):
         page = HERE / name
@@ -163,7 +170,7 @@ def main() -> int:
         elif page.read_text() != text:
             stale.append(name)
     if stale:
-        print(f"Not in step with the code: {', '.join(stale)}. Run `make docs`.")
+        print(f"Outdated: {', '.join(stale)}. Run `make docs`.")
     return int(bool(stale))
 
 
