@@ -1,4 +1,4 @@
-# `make help` lists what there is. Everything runs in .venv, installed from requirements.lock.
+# `make help` lists the targets. They run in the virtual environment .venv, installed from requirements.lock.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help demo test lint check format bench docs lock clean
 
-help: ## list what there is
+help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 $(READY): requirements.lock pyproject.toml setup.py
@@ -16,10 +16,10 @@ $(READY): requirements.lock pyproject.toml setup.py
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## run a real pipeline through the service, then keep serving; EXIT=1 ends instead
+demo: $(READY) ## run a pipeline through the service, then keep serving; EXIT=1 exits instead
 	$(BIN)/python examples/demo.py $(if $(EXIT),--exit)
 
-test: $(READY) ## run every test, on SQLite and on PostgreSQL; COVERAGE=1 measures what they reach
+test: $(READY) ## run all tests, on SQLite and PostgreSQL; COVERAGE=1 measures the coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
 lint: $(READY) ## format, lint, imports, types, and docs in step with the code
@@ -29,22 +29,22 @@ lint: $(READY) ## format, lint, imports, types, and docs in step with the code
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-check: lint ## all that CI checks
+check: lint ## run everything that CI runs
 	$(MAKE) test COVERAGE=1
 
 format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure against a bare Pyramid view, in one run
+bench: $(READY) ## benchmark against a bare Pyramid view, in one run
 	$(BIN)/python -m benchmarks
 
-docs: $(READY) ## write the tables of settings and routes anew
+docs: $(READY) ## generate docs/settings.md and docs/api.md
 	$(BIN)/python docs/generate.py
 
 lock: $(READY) ## lock the newest versions that pyproject.toml allows
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra demo --extra dev -o requirements.lock pyproject.toml
 
-clean: ## remove what the targets made
+clean: ## remove everything that the targets created
 	rm -rf $(VENV) var build *.egg-info

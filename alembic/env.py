@@ -1,4 +1,4 @@
-"""Runs the migrations on the database of the ini file that alembic was given."""
+"""Migrations of the database of an ini file: `alembic -c INI upgrade head`."""
 
 from pyramid.paster import get_appsettings, setup_logging
 
@@ -9,7 +9,7 @@ from mlapi.settings import Settings
 
 
 def migrate() -> None:
-    """Bring the database to the revision asked for, each step in a transaction of its own."""
+    """Run the migrations, each in its own transaction."""
     ini = context.config.config_file_name
     if "mlapi" not in context.config.attributes.get("quiet", ()):
         setup_logging(ini)

@@ -50,8 +50,8 @@ the registered services.
 - **Visibility**: resources that are not visible to the caller are not found (404).
 - **Request bodies** are `application/json`, except uploads. Values are not coerced: `"3"` is not an integer. Unknown
   fields are errors.
-- **Errors** are problem documents (RFC 9457, `application/problem+json`) with `type`, `title`, `status` and `detail`; for
-  422, `errors` lists the `location`, `name` and `description` of every error.
+- **Errors** are problem documents (RFC 9457, `application/problem+json`) with `type`, `title`, `status` and `detail`.
+  For 422, `errors` lists the `location`, `name` and `description` of all errors.
 - **Lists** are paginated: a page has `items` and `next`, the URL of the next page or null. `limit` is at most 200, by
   default 50. Lists are ordered newest first, except tasks, the jobs of a run, and functions.
 - **References** to resources are URLs. In requests, the path is sufficient.

@@ -1,8 +1,8 @@
-"""The main job, end to end: a real pipeline of machine-learning security, run by an ordinary REST client.
+"""Demo of mlapi: a machine-learning security pipeline, executed by a REST client.
 
-It prepares an embedded service (database, users, modules), starts it with `pserve development.ini`, and from then
-on only speaks HTTP: uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them,
-and shows what came out. Exit status 1: a job failed, or a figure is not what the job's own output says.
+It prepares a service (database, users, modules), starts it with `pserve development.ini`, and then uses only HTTP: it
+uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them, and shows the results. The
+exit status is 1 if a job fails, or if its metrics differ from its output files.
 """
 
 import argparse
@@ -31,13 +31,13 @@ BAR = 24
 
 
 class Client:
-    """A REST client, as anybody might write one."""
+    """A minimal REST client."""
 
     def __init__(self, base: str) -> None:
         self.base, self.token = base, ""
 
     def __call__(self, method: str, url: str, body: Any = None, raw: bytes | None = None) -> Any:
-        """Make a request; returns the JSON of the answer, or its bytes where it is none."""
+        """Make a request; returns the JSON document of the response, or its bytes."""
         data = raw if body is None else json.dumps(body).encode()
         request = urllib.request.Request(urllib.parse.urljoin(self.base, url), data, method=method)
         request.add_header("Content-Type", "application/octet-stream" if body is None else "application/json")
@@ -52,7 +52,7 @@ class Client:
 
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment, quietly unless it fails."""
+    """Run a command of this virtual environment; its output is shown only if it fails."""
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}")
@@ -77,7 +77,7 @@ def prepare() -> dict[str, str]:
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port, or another where somebody listens there."""
+    """The wanted port, or another one if it is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -89,7 +89,7 @@ def free_port(wanted: int) -> int:
 
 @contextlib.contextmanager
 def service(port: int) -> Iterator[str]:
-    """Serve on a port of this machine, scheduler included; gives the address."""
+    """Run the service, with its scheduler, on a local port; yields its URL."""
     base = f"http://127.0.0.1:{port}"
     with (FOLDER / "service.log").open("ab") as log:
         server = subprocess.Popen(
@@ -114,7 +114,7 @@ def service(port: int) -> Iterator[str]:
 
 
 def compose(api: Client, user: str) -> dict[str, Any]:
-    """Make the pipeline: hardening starts from the attack, so it runs beside the first evaluation."""
+    """Create the pipeline. `harden` follows `attack`, so it runs at the same time as the first `evaluate`."""
     pipeline = api("POST", f"{user}/pipelines", {"name": "Robustness of digits", "enabled": True})
     functions = "/api/v1/modules/robustness/functions"
     attack: dict[str, Any] = {"method": "pgd", "norm": "linf", "epsilon": 0.15}
@@ -129,7 +129,7 @@ def compose(api: Client, user: str) -> dict[str, Any]:
 
 
 def watch(api: Client, run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Show a bar for each job until all are over; returns the jobs in full."""
+    """Show the progress of all jobs until they have ended; returns their documents."""
     jobs: list[dict[str, Any]] = []
     shown = 0
     while True:
@@ -146,7 +146,7 @@ def watch(api: Client, run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def line(job: dict[str, Any]) -> str:
-    """One line of progress for a job."""
+    """The progress of a job, as a line of text."""
     name = job["function"].rpartition("/")[2]
     if job["status"] in OVER:
         filled, note = BAR, job["reason"] or seconds(job)
@@ -158,7 +158,7 @@ def line(job: dict[str, Any]) -> str:
 
 
 def seconds(job: dict[str, Any]) -> str:
-    """How long a job ran."""
+    """The duration of a job."""
     from datetime import datetime
 
     started, ended = (datetime.fromisoformat(job[each]) for each in ("started", "ended"))
@@ -166,7 +166,7 @@ def seconds(job: dict[str, Any]) -> str:
 
 
 def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
-    """Print the figures, save the plots, and hold the figures against the jobs' own outputs."""
+    """Print the metrics and save the plots; returns whether the metrics equal those in the output files."""
     honest = True
     print(f"\n  {'job':24}{'clean':>8}{'attacked':>10}")
     for job in jobs:
@@ -190,12 +190,12 @@ def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
 def main() -> int:
     """Run the demo; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--exit", action="store_true", help="end when the results are there")
+    parser.add_argument("--exit", action="store_true", help="exit after showing the results")
     parser.add_argument("--port", type=int, default=6543)
     arguments = parser.parse_args()
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))  # So that the service is stopped as well.
+        signal.signal(number, lambda *_: sys.exit(1))  # Exit through `finally`, which stops the service.
     passwords = prepare()
     digits = FOLDER / "digits.npz"
     subprocess.run([sys.executable, ROOT / "modules" / "robustness" / "make_digits.py", digits], check=True)
@@ -211,10 +211,10 @@ def main() -> int:
         jobs = watch(api, run)
         honest = results(api, jobs)
         good = honest and all(job["status"] == "FINISHED" for job in jobs)
-        print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/. Look also at\n")
+        print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/. See also\n")
         print(f"  {run['url']}\n  {jobs[-1]['url']}\n  {jobs[-1]['log']}\n  {base}/api/v1/modules/robustness")
         if not honest:
-            print("\nA figure is not what the job's own output says.")
+            print("\nThe metrics of a job differ from its output files.")
         if not arguments.exit:
             print(f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/.")
             with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Greets whoever the input files name: a whole module, in nothing but the standard library."""
+"""A module that writes greetings, with the standard library only."""
 
 import json
 import os
@@ -12,7 +12,7 @@ def say_hello(who: str, greeting: str = "Hello", excited: bool = False) -> str:
 
 
 def main() -> None:
-    """Read `input/input.json`, write one greeting for each input file, say so in `output/output.json`."""
+    """Read `input/input.json`, write one greeting per input file, and write `output/output.json`."""
     folder = Path(os.environ.get("MLAPI_JOB_DIR", "/mnt"))
     job: dict[str, Any] = json.loads((folder / "input" / "input.json").read_text("utf-8"))
     if job["name"] != "say_hello":
