@@ -112,7 +112,7 @@ def trouble(folder: Path) -> Path:
     return folder
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str = "a condition", seconds: float = 20.0) -> Any:
     """Wait until `condition` gives something, and return it."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -167,6 +167,11 @@ def process(pid: int) -> Process:
     """The process that has this number now."""
     state = _stat(pid)
     return Process(pid, state[19] if state else "")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process with this number runs."""
+    return process(pid).lives
 
 
 def family(pid: int) -> list[Process]:

@@ -14,7 +14,8 @@ import pytest
 from mlapi.execution.executors import local
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.executors.local import LocalExecutor
-from tests.unit.test_runner import SLEEPER, TOKEN, Server, alive, pack_module, wait_for
+from tests.processes import alive, wait_for
+from tests.unit.test_runner import SLEEPER, TOKEN, Server, pack_module
 
 
 @pytest.fixture

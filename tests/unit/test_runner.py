@@ -18,6 +18,7 @@ import pytest
 
 import mlapi.execution
 from mlapi.execution.log import INTERVAL
+from tests.processes import alive, wait_for
 
 TOKEN = "a-token-of-one-attempt-that-nobody-else-may-see"
 
@@ -230,21 +231,6 @@ def start(server, tmp_path):
     for runner in runners:
         with runner.process:
             runner.process.kill()
-
-
-def wait_for(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timeout"
-        time.sleep(0.01)
-
-
-def alive(pid):
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_a_job_reads_mlsploit_inputs_and_delivers_its_outputs(server, start):
