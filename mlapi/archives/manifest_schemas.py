@@ -67,11 +67,7 @@ class _Mapping(Object):
     """A mapping in which optional keys may be null."""
 
     def _impl(
-        self,
-        node: colander.SchemaNode,
-        value: object,
-        callback: Callable[..., object],
-        default_or_missing: object = None,
+        self, node: colander.SchemaNode, value: object, callback: object, default_or_missing: object = None
     ) -> object:
         if isinstance(value, dict):
             optional = {child.name for child in node.children if not child.required}

@@ -5,7 +5,6 @@ value of the wrong type must be an error instead.
 """
 
 import math
-from collections.abc import Callable
 from itertools import islice
 
 import colander
@@ -87,11 +86,7 @@ class Object(colander.Mapping):
         super().__init__(unknown="raise")
 
     def _impl(
-        self,
-        node: colander.SchemaNode,
-        value: object,
-        callback: Callable[..., object],
-        default_or_missing: object = None,
+        self, node: colander.SchemaNode, value: object, callback: object, default_or_missing: object = None
     ) -> object:
         if not isinstance(value, dict):
             raise colander.Invalid(node, "Must be an object.")
