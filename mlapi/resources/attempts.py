@@ -6,17 +6,17 @@ from typing import TypedDict, cast
 import sqlalchemy as sa
 from pyramid.authorization import Allow
 
-from mlapi.models import Attempt, File, Function, Job, JobInput, Module, ModuleVersion, Run, User
+from mlapi.models import Attempt, File, Job, JobInput, Run, User
 from mlapi.models.attempts import Fence
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, Condition, Item
+from mlapi.resources.modules import functions, join_function, modules, versions
 from mlapi.resources.tree import Access, Linker, Part, Url
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 
 attempts, jobs, runs, users = Attempt.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
-functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
 inputs, files = JobInput.__table__.c, File.__table__.c
 
 
@@ -169,13 +169,11 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         Field(versions.command),
         Field(modules.name, "module"),
     )
-    source = (
+    source = join_function(
         sa.join(Attempt.__table__, Job.__table__, attempts.job_id == jobs.id)
         .join(Run.__table__, jobs.run_id == runs.id)
-        .join(User.__table__, jobs.owner_id == users.id)
-        .join(Function.__table__, jobs.function_id == functions.id)
-        .join(ModuleVersion.__table__, functions.version_id == versions.id)
-        .join(Module.__table__, versions.module_id == modules.id)
+        .join(User.__table__, jobs.owner_id == users.id),
+        jobs.function_id,
     )
     by = attempts.id
 

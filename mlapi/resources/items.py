@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from mlapi.http.request import Request
 
+USERS_READ: list[Access] = [(Allow, Authenticated, (Permission.READ,))]
+"""Every user may read."""
+
 Condition = sa.ColumnElement[bool]
 Statement = sa.Select[*tuple[Any, ...]]
 Summary = TypeVar("Summary", covariant=True)
@@ -268,11 +271,7 @@ class AcrossOwners(Collection[AnyItem]):
     """A flat collection: the visible items of all owners, which also have their own places in the tree."""
 
     flat = True
-
-    @property
-    def __acl__(self) -> list[Access]:
-        """All users may read."""
-        return [(Allow, Authenticated, (Permission.READ,))]
+    __acl__ = USERS_READ
 
     @classmethod
     def branches(cls) -> Iterator[tuple[str, type[Node]]]:

@@ -5,15 +5,15 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, File, Function, Job, JobInput, JobParent, Module, ModuleVersion, Run, User
+from mlapi.models import Attempt, File, Job, JobInput, JobParent, Run, User
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
 from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
+from mlapi.resources.modules import functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Part, Url
 
 jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
-functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
 parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, File.__table__.c
 
 
@@ -99,12 +99,9 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.timeout, detail=True),
         Field(jobs.cancel_requested, detail=True),
     )
-    source = (
-        sa.join(Job.__table__, Run.__table__, jobs.run_id == runs.id)
-        .join(User.__table__, jobs.owner_id == users.id)
-        .join(Function.__table__, jobs.function_id == functions.id)
-        .join(ModuleVersion.__table__, functions.version_id == versions.id)
-        .join(Module.__table__, versions.module_id == modules.id)
+    source = join_function(
+        sa.join(Job.__table__, Run.__table__, jobs.run_id == runs.id).join(User.__table__, jobs.owner_id == users.id),
+        jobs.function_id,
     )
     by = jobs.id
     within = jobs.run_id == runs.id

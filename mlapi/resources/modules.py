@@ -4,17 +4,25 @@ import datetime
 from typing import TypedDict
 
 import sqlalchemy as sa
-from pyramid.authorization import Allow, Authenticated
 
 from mlapi.models import Function, Module, ModuleVersion
 from mlapi.models.base import JsonObject
 from mlapi.models.modules import NEWEST
 from mlapi.resources.fields import Field, Fields, Row
-from mlapi.resources.items import Condition, Document, Item, Named, Summary
-from mlapi.resources.tree import Access, Linker, Url
-from mlapi.security import Identity, Permission
+from mlapi.resources.items import USERS_READ, Condition, Document, Item, Named, Summary
+from mlapi.resources.tree import Linker, Url
+from mlapi.security import Identity
 
 modules, versions, functions = Module.__table__.c, ModuleVersion.__table__.c, Function.__table__.c
+
+
+def join_function(source: sa.FromClause, function_id: sa.ColumnElement[int]) -> sa.Join:
+    """A source, joined with the function of each row, its module version and its module."""
+    return (
+        source.join(Function.__table__, function_id == functions.id)
+        .join(ModuleVersion.__table__, functions.version_id == versions.id)
+        .join(Module.__table__, versions.module_id == modules.id)
+    )
 
 
 class FileCount(TypedDict):
@@ -261,8 +269,4 @@ class Modules(Named[ModuleItem]):
 
     kind = "modules"
     item = ModuleItem
-
-    @property
-    def __acl__(self) -> list[Access]:
-        """All users may read."""
-        return [(Allow, Authenticated, (Permission.READ,))]
+    __acl__ = USERS_READ

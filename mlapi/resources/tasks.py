@@ -5,14 +5,14 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Function, Module, ModuleVersion, Pipeline, Task, User
+from mlapi.models import Pipeline, Task, User
 from mlapi.models.base import JsonObject
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, OwnedItem
+from mlapi.resources.modules import functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Url
 
 tasks, pipelines, users = Task.__table__.c, Pipeline.__table__.c, User.__table__.c
-functions, versions, modules = Function.__table__.c, ModuleVersion.__table__.c, Module.__table__.c
 
 
 class TaskDocument(TypedDict):
@@ -46,12 +46,11 @@ class TaskItem(OwnedItem[TaskDocument, TaskDocument]):
         Field(versions.digest, "version", shown=False),
         Field(modules.name, "module", shown=False),
     )
-    source = (
-        sa.join(Task.__table__, Pipeline.__table__, tasks.pipeline_id == pipelines.id)
-        .join(User.__table__, pipelines.owner_id == users.id)
-        .join(Function.__table__, tasks.function_id == functions.id)
-        .join(ModuleVersion.__table__, functions.version_id == versions.id)
-        .join(Module.__table__, versions.module_id == modules.id)
+    source = join_function(
+        sa.join(Task.__table__, Pipeline.__table__, tasks.pipeline_id == pipelines.id).join(
+            User.__table__, pipelines.owner_id == users.id
+        ),
+        tasks.function_id,
     )
     by = tasks.id
     within = tasks.pipeline_id == pipelines.id

@@ -4,14 +4,14 @@ import datetime
 from typing import TypedDict
 
 import sqlalchemy as sa
-from pyramid.authorization import Allow, Authenticated
+from pyramid.authorization import Allow
 
 from mlapi.models import User
 from mlapi.models.base import SLUG
 from mlapi.models.users import Role
 from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.files import Files
-from mlapi.resources.items import Collection, Condition, Item
+from mlapi.resources.items import USERS_READ, Collection, Condition, Item
 from mlapi.resources.pipelines import Pipelines
 from mlapi.resources.tree import Access, Linker, Url
 from mlapi.security import CALLER, Identity, Permission, UserIdentity
@@ -91,11 +91,7 @@ class Users(Collection[UserItem]):
 
     kind = "users"
     item = UserItem
-
-    @property
-    def __acl__(self) -> list[Access]:
-        """All users may read."""
-        return [(Allow, Authenticated, (Permission.READ,))]
+    __acl__ = USERS_READ
 
     def read_key(self, name: str) -> str:
         """The name of a user; raises KeyError for a name that no user can have."""
