@@ -137,6 +137,7 @@ class Inputs(Collection[InputItem]):
     item = InputItem
     order = "number"
     newest_first = False
+    few = True
     tied_by = attempts.id
 
 

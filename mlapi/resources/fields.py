@@ -37,6 +37,8 @@ class Field:
     filter: Filter = Filter.NOWHERE
     choices: type[enum.StrEnum] | None = None
     """The allowed values, if they are enumerated."""
+    indexed: bool = False
+    """Whether an index must serve the filter: one that begins with the column, or with the owner and the column."""
     sort: bool = False
     """Whether lists can be ordered by the field."""
 

@@ -45,16 +45,16 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
     fields = Fields(
         Field(files.id, sort=True),
         Field(files.name, filter=Filter.LISTS),
-        Field(files.sha256, filter=Filter.LISTS),
+        Field(files.sha256, filter=Filter.LISTS, indexed=True),
         Field(files.size),
         Field(files.kind, filter=Filter.LISTS, choices=Kind),
         Field(files.tags),
         Field(files.parent_id, "parent"),
-        Field(files.job_id, "job", filter=Filter.LISTS),
+        Field(files.job_id, "job", filter=Filter.LISTS, indexed=True),
         Field(files.created),
         Field(jobs.run_id, shown=False),
         Field(runs.pipeline_id, shown=False),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
     )
     source = (
         sa.join(File.__table__, User.__table__, files.owner_id == users.id)

@@ -190,6 +190,8 @@ class Collection(Node, Generic[AnyItem]):
     newest_first: ClassVar[bool] = True
     tied_by: ClassVar[sa.ColumnElement[object] | None] = None
     """The column that is compared with `parent_key`; None for a collection of all rows."""
+    few: ClassVar[bool] = False
+    """Whether a parent has few of the rows, so that an index need not be in their order."""
     flat: ClassVar[bool] = False
     """Whether this is a flat collection, with the items of all owners."""
 

@@ -81,7 +81,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
         Field(jobs.position),
-        Field(jobs.status, filter=Filter.LISTS, choices=Status),
+        Field(jobs.status, filter=Filter.LISTS, choices=Status, indexed=True),
         Field(jobs.reason),
         Field(jobs.attempt),
         Field(jobs.created),
@@ -89,10 +89,10 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.started),
         Field(jobs.ended),
         Field(runs.pipeline_id, shown=False),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
         Field(functions.name, "function", filter=Filter.ACROSS_OWNERS),
         Field(versions.digest, "version", shown=False),
-        Field(modules.name, "module", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(modules.name, "module", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
         Field(jobs.task_id, "task", detail=True),
         Field(jobs.arguments, detail=True),
         Field(jobs.metrics, detail=True),
@@ -160,6 +160,7 @@ class Jobs(Collection[JobItem]):
 
     item = JobItem
     newest_first = False
+    few = True
     tied_by = jobs.run_id
 
 

@@ -162,6 +162,7 @@ class VersionFunctions(Named[VersionFunction]):
 
     item = VersionFunction
     newest_first = False
+    few = True
     tied_by = functions.version_id
 
 
@@ -170,6 +171,7 @@ class Functions(Named[FunctionItem]):
 
     item = FunctionItem
     newest_first = False
+    few = True
     tied_by = functions.version_id
 
     @property
@@ -224,6 +226,7 @@ class Versions(Named[VersionItem]):
     """The versions of a module, newest first."""
 
     item = VersionItem
+    few = True
     tied_by = versions.module_id
 
 

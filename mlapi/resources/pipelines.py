@@ -37,7 +37,7 @@ class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
         Field(pipelines.name, filter=Filter.LISTS),
         Field(pipelines.enabled, filter=Filter.LISTS),
         Field(pipelines.created),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
     )
     source = sa.join(Pipeline.__table__, User.__table__, pipelines.owner_id == users.id)
     by = pipelines.id

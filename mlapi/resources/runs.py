@@ -54,10 +54,10 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
     children = {"jobs": Jobs, "cancel": RunCancel}
     fields = Fields(
         Field(table.id, sort=True),
-        Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
+        Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS, indexed=True),
         Field(table.task_count, shown=False),
         Field(table.created),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
     )
     source = sa.join(Run.__table__, User.__table__, table.owner_id == users.id)
     by = table.id
