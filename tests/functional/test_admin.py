@@ -50,7 +50,7 @@ def test_a_created_user_can_log_in(ini: Path, app: TestApp, password: str) -> No
     assert grace("GET", "users/grace", status=200).json["role"] == "user"
 
 
-def test_a_user_is_created_in_a_role(ini: Path, app: TestApp, password: str) -> None:
+def test_a_user_is_created_with_a_role(ini: Path, app: TestApp, password: str) -> None:
     admin(ini, "createuser", "grace", "--role", "admin", "--password-file", password)
     assert Client(app, "grace")("GET", "users/grace").json["role"] == "admin"
 
@@ -63,7 +63,7 @@ def test_a_user_is_created_in_a_role(ini: Path, app: TestApp, password: str) -> 
         ("ada", PASSWORD, "The user name ada is already taken."),
     ],
 )
-def test_a_user_who_breaks_a_rule_is_not_created(
+def test_an_invalid_user_is_not_created(
     ini: Path, ada: Client, db: Any, tmp_path: Path, name: str, said: str, words: str
 ) -> None:
     (tmp_path / "password").write_text(said)
@@ -72,28 +72,28 @@ def test_a_user_who_breaks_a_rule_is_not_created(
     assert db.scalars(sa.select(User.name)).all() == ["ada"]
 
 
-def test_a_password_file_that_is_not_there_is_named(ini: Path, app: TestApp, tmp_path: Path) -> None:
+def test_a_missing_password_file_is_reported(ini: Path, app: TestApp, tmp_path: Path) -> None:
     file = str(tmp_path / "absent")
     refused(admin(ini, "createuser", "grace", "--password-file", file, check=False), 1, file)
 
 
-def test_a_created_token_is_good_for_its_user(ini: Path, app: TestApp, ada: Client) -> None:
+def test_a_created_token_is_valid_for_its_user(ini: Path, app: TestApp, ada: Client) -> None:
     token = admin(ini, "createtoken", "ada").stdout.strip()
     Client(app, "ada", token)("GET", "users/ada", status=200)
     Client(app, "ada", token)("POST", "users/ada/pipelines", {"name": "p"}, status=201)
 
 
-def test_a_created_token_ends_when_it_was_told_to(ini: Path, app: TestApp, ada: Client) -> None:
+def test_a_created_token_expires_after_the_chosen_time(ini: Path, app: TestApp, ada: Client) -> None:
     token = admin(ini, "createtoken", "ada", "--days=-1").stdout.strip()
     Client(app, "ada", token)("GET", "users/ada", status=401)
 
 
-def test_nobody_gets_no_token(ini: Path, app: TestApp) -> None:
+def test_an_unknown_user_gets_no_token(ini: Path, app: TestApp) -> None:
     refused(admin(ini, "createtoken", "nobody", check=False), 1, "User nobody not found.")
 
 
 @pytest.mark.parametrize(("name", "status"), [("ada", 0), ("nobody", 1)])
-def test_the_exit_status_says_whether_a_user_exists(ini: Path, ada: Client, name: str, status: int) -> None:
+def test_the_exit_status_shows_whether_a_user_exists(ini: Path, ada: Client, name: str, status: int) -> None:
     done = admin(ini, "checkuserexists", name, check=False)
     assert (done.returncode, done.stdout) == (status, "")
 
@@ -134,7 +134,7 @@ def test_changed_content_is_another_version(ini: Path, ada: Client, tmp_path: Pa
     assert len(ada("GET", "modules/hello/versions").json["items"]) == 2
 
 
-def test_everything_wrong_with_a_manifest_is_said_at_once(ini: Path, db: Any, tmp_path: Path) -> None:
+def test_all_errors_of_a_manifest_are_printed_together(ini: Path, db: Any, tmp_path: Path) -> None:
     folder = packed("", tmp_path)
     manifest = folder / "mlsploit_module.yaml"
     text = manifest.read_text().replace("type: str", "type: string").replace("tagline:", "slogan:")
@@ -147,7 +147,7 @@ def test_everything_wrong_with_a_manifest_is_said_at_once(ini: Path, db: Any, tm
 
 
 @pytest.mark.parametrize("name", ["absent", "garbage.zip"])
-def test_a_source_that_is_no_module_is_refused(ini: Path, app: TestApp, tmp_path: Path, name: str) -> None:
+def test_a_source_that_is_not_a_module_is_rejected(ini: Path, app: TestApp, tmp_path: Path, name: str) -> None:
     (tmp_path / "garbage.zip").write_bytes(b"PK\x03\x04 no more")
     done = admin(ini, "createmodule", "hello", str(tmp_path / name), check=False)
     refused(done, 1)
@@ -168,7 +168,7 @@ def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str)
     ada("GET", helloworld, status=200)
 
 
-def test_a_sweep_deletes_what_nothing_names_and_keeps_the_rest(ini: Path, ada: Client, store: Any, db: Any) -> None:
+def test_a_sweep_deletes_unreferenced_contents_only(ini: Path, ada: Client, store: Any, db: Any) -> None:
     file = ada.upload("kept.txt", b"kept", status=201).json
     unnamed = store.put([b"left over"])
     assert "Deleted 0 blobs" in admin(ini, "sweep").stdout  # Its grace is not over.
@@ -178,7 +178,7 @@ def test_a_sweep_deletes_what_nothing_names_and_keeps_the_rest(ini: Path, ada: C
     assert ada("GET", file["content"], status=200).body == b"kept"
 
 
-def test_check_is_content_with_what_the_service_keeps(ini: Path, ada: Client, helloworld: str) -> None:
+def test_check_finds_no_violations_in_sound_data(ini: Path, ada: Client, helloworld: str) -> None:
     file = ada.upload("a.txt", b"a", status=201).json
     pipeline = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
     ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
@@ -187,7 +187,7 @@ def test_check_is_content_with_what_the_service_keeps(ini: Path, ada: Client, he
     assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "No violations.")
 
 
-def test_check_says_what_is_damaged(ini: Path, ada: Client, helloworld: str, store: Any, db: Any) -> None:
+def test_check_reports_damaged_data(ini: Path, ada: Client, helloworld: str, store: Any, db: Any) -> None:
     file = ada.upload("a.txt", os.urandom(32), status=201).json
     pipeline = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
     ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
@@ -213,7 +213,7 @@ def run(program: str, ini: Path) -> Any:
 
 
 @pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])
-def test_wrong_settings_are_all_named_and_nothing_starts(tmp_path: Path, program: str) -> None:
+def test_all_invalid_settings_are_reported_and_nothing_starts(tmp_path: Path, program: str) -> None:
     ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", slots="many", no_such="1", job_lease="-1")
     words = ["-c", str(ini), "check"] if program == "mlapi-admin" else [str(ini)]
     done = subprocess.run([command(program), *words], capture_output=True, text=True, timeout=20, check=False)
@@ -222,7 +222,7 @@ def test_wrong_settings_are_all_named_and_nothing_starts(tmp_path: Path, program
 
 
 @pytest.mark.parametrize("option", ["host = 127.0.0.1", "port = 6543", "listen = *:6543", "unix_socket = socket"])
-def test_an_address_among_the_options_of_the_server_is_refused(tmp_path: Path, option: str) -> None:
+def test_an_address_among_the_server_options_is_rejected(tmp_path: Path, option: str) -> None:
     ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db")
     ini.write_text(ini.read_text().replace("[server:main]\n", f"[server:main]\n{option}\n"))
     done = subprocess.run([command("pserve"), ini], capture_output=True, text=True, timeout=20, check=False)
@@ -234,14 +234,14 @@ def test_an_address_among_the_options_of_the_server_is_refused(tmp_path: Path, o
 
 @pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])
 @pytest.mark.parametrize("text", [None, "no section\n", "[server:main]\nuse = egg:mlapi\n"])
-def test_an_ini_file_that_cannot_be_used_is_refused(tmp_path: Path, program: str, text: str | None) -> None:
+def test_an_unusable_ini_file_is_rejected(tmp_path: Path, program: str, text: str | None) -> None:
     ini = tmp_path / "some.ini"
     if text is not None:
         ini.write_text(text)
     refused(run(program, ini), 2, f"{ini} cannot be used: ")
 
 
-def test_the_shell_has_the_tree_and_the_tables_at_hand(ini: Path, ada: Client) -> None:
+def test_the_shell_provides_the_tree_and_the_tables(ini: Path, ada: Client) -> None:
     done = subprocess.run(
         [command("pshell"), str(ini)], input=SHELL, capture_output=True, text=True, timeout=30, check=True
     )
@@ -260,12 +260,12 @@ def fresh(request: Any, tmp_path: Path) -> Path:
     return write_ini(tmp_path, url)
 
 
-def test_a_database_that_is_not_migrated_is_no_traceback(fresh: Path, password: str) -> None:
+def test_a_database_without_tables_is_an_error_without_traceback(fresh: Path, password: str) -> None:
     done = admin(fresh, "createuser", "grace", "--password-file", password, check=False)
     refused(done, 1, "Database error: ", "users")
 
 
-def test_migrations_lead_to_the_tables_of_the_code_and_back(fresh: Path) -> None:
+def test_migrations_create_the_tables_of_the_models_and_remove_them(fresh: Path) -> None:
     def alembic(*words: str) -> str:
         done = subprocess.run([command("alembic"), "-c", fresh, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

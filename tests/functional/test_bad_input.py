@@ -123,13 +123,13 @@ def send(world, method, path, body, content_type="application/json"):
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_body_that_is_not_json_is_refused_by_every_service(body, world, with_body):
+def test_a_body_that_is_not_json_is_rejected(body, world, with_body):
     for method, path, _ in with_body:
         assert len(is_problem(send(world, method, path, body), 400)["detail"]) < 300
 
 
 @pytest.mark.parametrize("body", UNFIT.values(), ids=UNFIT)
-def test_json_that_is_not_the_object_expected_is_refused_by_every_service(body, world, with_body):
+def test_json_of_another_shape_is_rejected(body, world, with_body):
     for method, path, _ in with_body:
         answer = send(world, method, path, body)
         errors = is_problem(answer, 422)["errors"]
@@ -148,12 +148,12 @@ def test_json_that_is_not_the_object_expected_is_refused_by_every_service(body, 
         "é",
     ],
 )
-def test_a_body_of_another_type_is_refused_by_every_service(content_type, world, with_body):
+def test_a_body_of_another_media_type_is_rejected(content_type, world, with_body):
     for method, path, _ in with_body:
         is_problem(send(world, method, path, b'{"name": "x"}', content_type), 415)
 
 
-def test_a_body_over_the_limit_is_refused_by_every_service(world, with_body, wsgi):
+def test_a_body_over_the_limit_is_rejected(world, with_body, wsgi):
     body = b'{"name": "%s"}' % (b"x" * wsgi.registry.mlapi.body_limit)
     for method, path, _ in with_body:
         is_problem(send(world, method, path, body), 413)
@@ -178,7 +178,7 @@ def accepts(kind, name, value):
 
 
 @pytest.mark.parametrize("name", JSON_VALUES)
-def test_a_value_of_another_type_is_named_never_coerced(name, world, with_body):
+def test_a_value_of_another_type_is_an_error_and_not_coerced(name, world, with_body):
     for method, path, schema in with_body:
         for field in schema.body.children:
             answer = world.ask(method, path, json={field.name: JSON_VALUES[name]})
@@ -239,7 +239,7 @@ def with_other_keys(world, wsgi, segment):
 
 
 @pytest.mark.parametrize("segment", NO_KEYS, ids=lambda segment: segment[:30])
-def test_what_is_no_key_is_not_found(segment, world, wsgi):
+def test_an_invalid_key_is_not_found(segment, world, wsgi):
     for method, answer in with_other_keys(world, wsgi, segment):
         if method == "HEAD":
             assert answer.status_int == 404
@@ -256,7 +256,7 @@ NOT_FOUND = {
 
 
 @pytest.mark.parametrize("segment", ["%ff", "%c3", "%ed%a0%80", "%c0%af", "a%ffb"])
-def test_a_url_that_is_not_utf8_is_refused(segment, world, wsgi):
+def test_a_url_that_is_not_utf8_is_rejected(segment, world, wsgi):
     for method, answer in with_other_keys(world, wsgi, segment):
         assert answer.status_int == 400
         assert method == "HEAD" or is_problem(answer, 400)
@@ -277,17 +277,17 @@ def test_a_url_that_is_not_utf8_is_refused(segment, world, wsgi):
     ],
 )
 @pytest.mark.parametrize("accept", ["*/*", "text/html", "nonsense"])
-def test_where_nothing_is_a_problem_says_so_whatever_is_accepted(url, accept, ada):
+def test_an_unknown_url_is_a_problem_with_status_404(url, accept, ada):
     is_problem(ada("GET", url, headers={"Accept": accept}), 404)
     is_problem(ada("DELETE", url, headers={"Accept": accept}), 404)
 
 
-def test_a_problem_is_json_even_where_html_is_asked_for(ada):
+def test_a_problem_is_json_even_if_html_is_accepted(ada):
     answer = ada("POST", "users/ada/pipelines", {"name": 3}, headers={"Accept": "text/html"})
     is_problem(answer, 422, "name")
 
 
-def test_all_that_is_wrong_with_a_body_is_said_at_once(ada, app):
+def test_all_errors_of_a_body_are_reported_together(ada, app):
     problem = is_problem(app.post_json("/api/v1/auth/token", {}, status=422), 422, "name", "password")
     assert problem["errors"] == [
         {"location": "body", "name": "name", "description": "Required"},
@@ -318,7 +318,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_whatever_text_is_kept_as_it_came(text, ada):
+def test_any_text_is_stored_unchanged(text, ada):
     made = ada("POST", "users/ada/pipelines", {"name": text}, status=201)
     assert ada("GET", made.json["url"]).json["name"] == text
     found = ada("GET", f"users/ada/pipelines?{urlencode({'name': text})}").json["items"]
@@ -346,7 +346,7 @@ def as_ours(url):
     return url.replace("/users/bob/", "/users/ada/")
 
 
-def test_another_users_file_in_a_run_is_refused_as_one_that_does_not_exist(ada, bobs, pipeline):
+def test_another_users_file_in_a_run_is_like_a_missing_one(ada, bobs, pipeline):
     url = bobs["file"]["url"]
     asked = [
         url,
@@ -360,13 +360,13 @@ def test_another_users_file_in_a_run_is_refused_as_one_that_does_not_exist(ada, 
     assert len({answer.body for answer in answers}) == 1
 
 
-def test_every_file_that_is_not_there_is_named(ada, bobs, pipeline):
+def test_every_missing_file_is_reported(ada, bobs, pipeline):
     mine = ada.upload("a.txt", b"Ada", status=201).json["url"]
     asked = [bobs["file"]["url"], mine, "/api/v1/users/ada/files/99", "/api/v1/users/ada/files/x"]
     is_problem(ada("POST", pipeline["runs"], {"files": asked}), 422, "files.0", "files.2", "files.3")
 
 
-def test_another_users_file_as_a_parent_is_refused_as_one_that_does_not_exist(ada, bobs):
+def test_another_users_file_as_a_parent_is_like_a_missing_one(ada, bobs):
     url = bobs["file"]["url"]
     answers = [
         ada.form("users/ada/files", {"parent": each}, "file", "a.txt", b"Ada")
@@ -378,7 +378,7 @@ def test_another_users_file_as_a_parent_is_refused_as_one_that_does_not_exist(ad
     assert ada("GET", "users/ada/files").json["items"] == []
 
 
-def test_another_users_task_to_come_after_is_refused_as_one_that_does_not_exist(ada, bobs, pipeline, helloworld):
+def test_another_users_task_in_after_is_like_a_missing_one(ada, bobs, pipeline, helloworld):
     url = bobs["task"]["url"]
     mine = f"{pipeline['tasks']}/{bobs['task']['id']}"
     answers = [
@@ -390,7 +390,7 @@ def test_another_users_task_to_come_after_is_refused_as_one_that_does_not_exist(
     assert len({answer.body for answer in answers}) == 1
 
 
-def test_another_users_things_are_not_found_as_those_that_do_not_exist(ada, bobs):
+def test_another_users_resources_are_like_missing_ones(ada, bobs):
     for thing in bobs.values():
         for url in (thing["url"], as_ours(thing["url"]), f"{as_ours(thing['url'])}99"):
             for method in ("GET", "DELETE"):
@@ -402,7 +402,7 @@ def test_another_users_things_are_not_found_as_those_that_do_not_exist(ada, bobs
     "url",
     ["", "x", "/", "1", "//", "http://[", "/api/v1/users/ada", "/api/v1/users/ada/pipelines/1", "\u0661"],
 )
-def test_a_file_that_is_named_by_no_url_of_a_file_is_refused(url, ada, pipeline):
+def test_a_reference_that_is_not_the_url_of_a_file_is_rejected(url, ada, pipeline):
     is_problem(ada("POST", pipeline["runs"], {"files": [url]}), 422, "files.0")
 
 
@@ -420,32 +420,32 @@ def test_a_run_of_a_pipeline_without_tasks_is_a_conflict(ada):
     is_problem(ada("POST", made["runs"], {"files": []}), 409)
 
 
-def test_a_file_of_a_type_that_the_function_does_not_take_is_refused(ada, pipeline):
+def test_a_file_of_a_type_that_the_function_does_not_accept_is_rejected(ada, pipeline):
     good, bad = (ada.upload(name, b"Ada", status=201).json["url"] for name in ("a.TXT", "a.txt.exe"))
     is_problem(ada("POST", pipeline["runs"], {"files": [good, bad]}), 422, "files")
     assert ada("GET", pipeline["runs"]).json["items"] == []
     ada("POST", pipeline["runs"], {"files": [good]}, status=201)
 
 
-def test_more_files_than_a_run_takes_are_refused(ada, pipeline):
+def test_too_many_files_of_a_run_are_rejected(ada, pipeline):
     url = ada.upload("a.txt", b"Ada", status=201).json["url"]
     is_problem(ada("POST", pipeline["runs"], {"files": [url] * 1001}), 422, "files")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "é", "a\tb"])
-def test_an_idempotency_key_that_is_none_is_refused(key, ada, pipeline):
+def test_an_invalid_idempotency_key_is_rejected(key, ada, pipeline):
     answer = ada("POST", pipeline["runs"], {"files": []}, headers={"Idempotency-Key": key})
     problem = is_problem(answer, 422, "Idempotency-Key")
     assert problem["errors"][0]["location"] == "header"
 
 
 @pytest.mark.parametrize("name", ["", "A", "ada lovelace", "a/b", "..", "-a", "é", "a" * 64, "a\n"])
-def test_a_user_gets_no_name_that_cannot_stand_in_a_url(name, root):
+def test_a_user_name_must_be_a_slug(name, root):
     is_problem(root("POST", "users", {"name": name, "password": "x" * 20}), 422, "name")
 
 
 @pytest.mark.parametrize("password", ["", "short", "x" * 14, "x" * 257])
-def test_a_password_too_short_or_too_long_is_refused(password, root):
+def test_a_password_too_short_or_too_long_is_rejected(password, root):
     is_problem(root("POST", "users", {"name": "eve", "password": password}), 422, "password")
 
 
@@ -467,5 +467,5 @@ def test_a_name_that_is_taken_is_a_conflict(root, ada):
         *("modules/helloworld/versions/0/functions/say_hello", "modules/../helloworld/functions/say_hello"),
     ],
 )
-def test_a_function_that_does_not_exist_is_refused(path, ada, pipeline):
+def test_a_function_that_does_not_exist_is_rejected(path, ada, pipeline):
     is_problem(ada("POST", pipeline["tasks"], {"function": f"/api/v1/{path}"}), 422, "function")

@@ -57,7 +57,7 @@ def gets(wsgi):
     ]
 
 
-def test_every_get_answers_with_the_document_that_is_declared(gets, root, helloworld, wsgi):
+def test_every_get_returns_the_declared_document(gets, root, helloworld, wsgi):
     world = World(root, helloworld, wsgi)
     assert len(gets) > 25
     for path, document in gets:
@@ -68,7 +68,7 @@ def test_every_get_answers_with_the_document_that_is_declared(gets, root, hellow
             assert mismatches(answer.json, document) == [], path
 
 
-def test_every_member_is_seen_with_a_value(gets, root, helloworld, wsgi, app):
+def test_every_member_is_tested_with_a_value(gets, root, helloworld, wsgi, app):
     """What is null everywhere would hide a wrong type: a finished job with outputs has everything."""
     world = World(root, helloworld, wsgi)
     attempt = f"attempts/{world.keys['attempt']}"
@@ -83,7 +83,7 @@ def test_every_member_is_seen_with_a_value(gets, root, helloworld, wsgi, app):
     assert mismatches(job, kinds["JobDocument"]) == mismatches(output, kinds["FileDocument"]) == []
 
 
-def test_an_answer_that_is_not_as_declared_is_noticed(gets, ada):
+def test_a_document_that_differs_from_its_declaration_is_detected(gets, ada):
     document = dict(gets)[f"{API}/users/{{user}}"]
     answer = ada("GET", "users/ada").json
     assert mismatches(answer, document) == []
@@ -92,7 +92,7 @@ def test_an_answer_that_is_not_as_declared_is_noticed(gets, ada):
     assert len(mismatches({"name": "ada"}, document)) == 1
 
 
-def test_the_page_of_the_api_has_the_members_of_every_document(gets):
+def test_the_api_page_has_the_members_of_all_documents(gets):
     page = (ROOT / "docs" / "api.md").read_text().partition("## Documents")[2]
     sections = dict(re.findall(r"### (\w+)\n.*?\| --- \| --- \|\n((?:\|[^\n]*\n)+)", page, re.S))
     answered = [each for _, document in gets for each in documents.nested(document) if is_typeddict(each)]
@@ -103,7 +103,7 @@ def test_the_page_of_the_api_has_the_members_of_every_document(gets):
         assert rows == declared, document.__name__
 
 
-def test_a_problem_is_as_declared(ada):
+def test_a_problem_is_the_declared_document(ada):
     problem = is_problem(ada("GET", "files?limit=x"), 422)
     declared = documents.members(ProblemDocument)
     errors = declared.pop("errors")

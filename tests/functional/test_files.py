@@ -21,7 +21,7 @@ def file(ada):
     return ada.upload("a.txt", b"0123456789", status=201).json
 
 
-def test_a_form_makes_a_file(ada, file):
+def test_a_form_creates_a_file(ada, file):
     said = {"tags": '{"label": 3, "of": ["a", null]}', "parent": file["url"]}
     answer = ada.form(FILES, said, "file", "b.txt", b"bytes", status=201)
     made = answer.json
@@ -42,19 +42,19 @@ def test_a_form_makes_a_file(ada, file):
     assert ada("GET", made["url"]).json == made
 
 
-def test_the_bytes_may_come_under_the_name_blob_as_in_mlsploit(ada):
+def test_the_file_field_can_be_named_blob_as_in_mlsploit(ada):
     assert ada.form(FILES, {}, "blob", "b.txt", b"bytes", status=201).json["size"] == 5
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * 2**20])
-def test_what_comes_back_is_what_was_sent(size, ada):
+def test_a_download_equals_the_upload(size, ada):
     content = os.urandom(size)
     for made in (ada.upload("a", content, status=201), ada.form(FILES, {}, "file", "a", content, status=201)):
         assert (made.json["size"], made.json["sha256"]) == (size, hashlib.sha256(content).hexdigest())
         assert ada("GET", made.json["content"], status=200).body == content
 
 
-def test_a_raw_body_is_taken_whatever_its_type(ada):
+def test_a_raw_body_is_accepted_with_any_content_type(ada):
     for kind in ("application/json", "text/html", "multipart/form-data", "application/x-www-form-urlencoded"):
         made = ada.upload("a", b"a=b", headers={"Content-Type": kind}, status=201).json
         answer = ada("GET", made["content"])
@@ -62,7 +62,7 @@ def test_a_raw_body_is_taken_whatever_its_type(ada):
 
 
 @pytest.mark.parametrize("name", ["a.html", "a.svg", "a.js", "a.pdf", "a.json"])
-def test_a_download_is_nothing_that_a_browser_shows(name, ada):
+def test_a_download_is_never_displayed_by_a_browser(name, ada):
     made = ada.upload(name, b"<script>alert(1)</script>", status=201).json
     headers = ada("GET", made["content"], status=200).headers
     assert headers["Content-Type"] == "application/octet-stream"
@@ -72,7 +72,7 @@ def test_a_download_is_nothing_that_a_browser_shows(name, ada):
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_a_head_has_the_headers_of_the_get_and_no_bytes(ada, file):
+def test_a_head_has_the_headers_of_the_get_and_no_body(ada, file):
     got, head = (ada(method, file["content"], status=200) for method in ("GET", "HEAD"))
     assert head.body == b""
     assert dict(head.headers) == dict(got.headers)
@@ -89,7 +89,7 @@ def test_a_head_has_the_headers_of_the_get_and_no_bytes(ada, file):
         ("bytes=-999", b"0123456789", "bytes 0-9/10"),
     ],
 )
-def test_a_range_gives_its_bytes(asked, body, said, ada, file):
+def test_a_range_returns_its_bytes(asked, body, said, ada, file):
     answer = ada("GET", file["content"], headers={"Range": asked}, status=206)
     assert (answer.body, answer.headers["Content-Range"]) == (body, said)
 
@@ -102,11 +102,11 @@ def test_a_range_beyond_the_end_is_a_problem(asked, ada, file):
 
 
 @pytest.mark.parametrize("asked", ["", "bytes", "bytes=", "bytes=-", "bytes=3-2", "bytes=0-1,3-4", "lines=1-2", "é"])
-def test_a_range_that_is_none_gives_the_whole(asked, ada, file):
+def test_an_invalid_range_is_ignored(asked, ada, file):
     assert ada("GET", file["content"], headers={"Range": asked}, status=200).body == b"0123456789"
 
 
-def test_what_the_client_has_is_not_sent_again(ada, file):
+def test_cached_content_is_not_sent_again(ada, file):
     etag = ada("GET", file["content"]).headers["ETag"]
     assert etag == f'"{file["sha256"]}"'
     for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
@@ -146,7 +146,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_kept_as_it_came(name, ada):
+def test_a_name_is_stored_unchanged(name, ada):
     made = ada.upload(quote(name, safe=""), b"", status=201).json
     assert ada("GET", made["url"]).json["name"] == name
     said = ada("GET", made["content"]).headers["Content-Disposition"]
@@ -164,7 +164,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_name_that_could_do_harm_is_refused(name, ada):
+def test_an_unsafe_name_is_rejected(name, ada):
     problem = is_problem(ada.upload(quote(name, safe=""), b"bytes"), 422, "name")
     assert problem["errors"][0]["location"] == "querystring"
     if not set(name) & set("\r\n\\\0"):  # Such a header is broken already.
@@ -172,7 +172,7 @@ def test_a_name_that_could_do_harm_is_refused(name, ada):
     assert ada("GET", FILES).json["items"] == []
 
 
-def test_a_raw_body_without_a_name_is_refused(ada):
+def test_a_raw_body_without_a_name_is_rejected(ada):
     is_problem(ada("PUT", FILES, body=b"bytes"), 422, "name")
 
 
@@ -182,7 +182,7 @@ def kept(wsgi):
     return sorted(each.sha256 for each in store.blobs()), list((store.root / "tmp").iterdir())
 
 
-def test_a_name_is_refused_before_the_bytes_are_taken(ada, wsgi):
+def test_a_name_is_validated_before_the_body_is_read(ada, wsgi):
     before = kept(wsgi)
     is_problem(ada.upload("a%2fb", os.urandom(16)), 422, "name")
     assert kept(wsgi) == before
@@ -227,7 +227,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("body", "content_type"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_form_is_refused_and_leaves_no_file(body, content_type, ada):
+def test_a_broken_form_is_rejected_and_leaves_no_file(body, content_type, ada):
     answer = ada("POST", FILES, body=body, headers={"Content-Type": content_type})
     assert answer.status_int in (400, 422)
     is_problem(answer, answer.status_int)
@@ -235,7 +235,7 @@ def test_a_broken_form_is_refused_and_leaves_no_file(body, content_type, ada):
 
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "application/octet-stream", "multipart/mixed"])
-def test_what_is_no_form_is_of_the_wrong_type(content_type, ada):
+def test_another_media_type_than_a_form_is_rejected(content_type, ada):
     is_problem(ada("POST", FILES, body=FILE + END, headers={"Content-Type": content_type}), 415)
 
 
@@ -267,16 +267,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("parts", "field"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_with_a_form_is_named_and_leaves_no_file(parts, field, ada):
+def test_an_error_of_a_form_names_its_field_and_leaves_no_file(parts, field, ada):
     is_problem(ada("POST", FILES, body=parts + END, headers={"Content-Type": FORM}), 422, field)
     assert ada("GET", FILES).json["items"] == []
 
 
-def test_all_that_is_wrong_with_the_fields_is_said_at_once(ada):
+def test_all_errors_of_the_text_fields_are_reported_together(ada):
     is_problem(ada.form(FILES, {"tags": "[]", "parent": "x"}, "file", "a", b""), 422, "tags", "parent")
 
 
-def test_tags_are_changed_and_nothing_else(ada, file):
+def test_only_tags_can_be_changed(ada, file):
     changed = ada("PATCH", file["url"], {"tags": {"a": 1}}, status=200).json
     assert changed == file | {"tags": {"a": 1}}
     for other in ("name", "sha256", "kind", "owner", "parent"):
@@ -285,7 +285,7 @@ def test_tags_are_changed_and_nothing_else(ada, file):
     assert ada("GET", file["url"]).json == changed
 
 
-def test_a_deleted_file_is_gone_and_its_children_are_without_a_parent(ada, file):
+def test_a_deleted_file_is_not_found_and_its_children_have_no_parent(ada, file):
     child = ada.form(FILES, {"parent": file["url"]}, "file", "b", b"", status=201).json
     assert ada("DELETE", file["url"], status=200).json == {"deleted": {"files": 1}}
     for url in (file["url"], file["content"]):
@@ -294,7 +294,7 @@ def test_a_deleted_file_is_gone_and_its_children_are_without_a_parent(ada, file)
     assert ada("GET", child["url"]).json["parent"] is None
 
 
-def test_a_file_of_the_same_content_outlives_the_other(ada, bob, file):
+def test_another_file_with_the_same_content_is_not_deleted(ada, bob, file):
     same = bob.upload("b.txt", b"0123456789", status=201).json
     ada("DELETE", file["url"], status=200)
     assert bob("GET", same["content"]).body == b"0123456789"
@@ -304,7 +304,7 @@ def paths(urls):
     return sorted(urlsplit(url).path for url in urls)
 
 
-def test_a_file_that_runs_or_jobs_hold_is_not_deleted(root, helloworld, wsgi):
+def test_a_file_that_runs_or_jobs_refer_to_is_not_deleted(root, helloworld, wsgi):
     world = World(root, helloworld, wsgi)
     attempt, keys = "/api/v1/attempts/{attempt}", world.keys
     run = "/api/v1/users/root/pipelines/{pipeline}/runs/{run}".format(**keys)
@@ -323,7 +323,7 @@ def test_a_file_that_runs_or_jobs_hold_is_not_deleted(root, helloworld, wsgi):
     is_problem(root("GET", made), 404)
 
 
-def test_a_file_over_the_limit_is_refused_and_leaves_nothing(ada, wsgi, tmp_path):
+def test_a_file_over_the_limit_is_rejected_and_leaves_nothing(ada, wsgi, tmp_path):
     with another_app(wsgi, tmp_path, upload_limit=1000) as app:
         client = Client(app, "ada", ada.headers["Authorization"][7:])
         over, most = os.urandom(1001), os.urandom(1000)
@@ -336,7 +336,7 @@ def test_a_file_over_the_limit_is_refused_and_leaves_nothing(ada, wsgi, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["disk", "file size"])
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(kind, ada, wsgi, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_nothing(kind, ada, wsgi, tmp_path):
     (media := tmp_path / "media").mkdir()
     with little_room(kind, media), another_app(wsgi, tmp_path, media_dir=media / "files") as app:
         client = Client(app, "ada", ada.headers["Authorization"][7:])
@@ -351,7 +351,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(kind, ada, wsgi, tm
         client.upload("c", bytes(2**20), status=201)
 
 
-def test_the_boundary_may_be_anything_that_is_one(ada):
+def test_every_valid_boundary_is_accepted(ada):
     body, _ = multipart({}, "file", "a", b"bytes")
     boundary = body[2:34].decode()
     odd = f"{uuid.uuid4().hex[:10]} '()+_,-./:=?x"

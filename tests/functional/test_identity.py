@@ -132,7 +132,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_token_is_nobodys(name, app, ada, ada_id, key, nobody):
+def test_a_forged_token_does_not_authenticate(name, app, ada, ada_id, key, nobody):
     token = HOSTILE[name](key, signed(key, sub=str(ada_id)), str(ada_id))
     hostile = Client(app, token=token)
     hostile.headers = {"Authorization": f"Bearer {token}"}
@@ -143,7 +143,7 @@ def test_a_hostile_token_is_nobodys(name, app, ada, ada_id, key, nobody):
         assert (answer.body, answer.headerlist) == ((known := nobody("GET", path)).body, known.headerlist)
 
 
-def test_a_token_as_the_service_makes_it_is_good(app, ada, ada_id, key):
+def test_a_token_of_the_service_is_valid(app, ada, ada_id, key):
     assert Client(app, token=signed(key, sub=str(ada_id)))("GET", "users/ada").status_int == 200
     ignored = signed(key, {"kid": "x", "jku": "http://127.0.0.1/keys"}, sub=str(ada_id))
     assert Client(app, token=ignored)("GET", "users/ada").status_int == 200
@@ -161,23 +161,23 @@ def test_a_token_as_the_service_makes_it_is_good(app, ada, ada_id, key):
         ("", 401),
     ],
 )
-def test_tokens_come_as_bearer_tokens(scheme, status, ada, nobody):
+def test_tokens_are_sent_as_bearer_tokens(scheme, status, ada, nobody):
     token = ada.headers["Authorization"].split()[1]
     assert nobody("GET", "files", headers={"Authorization": f"{scheme} {token}"}).status_int == status
 
 
 @pytest.mark.parametrize("place", ["?access_token={}", "?token={}"])
-def test_a_token_in_the_url_is_none(place, ada, nobody):
+def test_a_token_in_the_url_is_ignored(place, ada, nobody):
     token = ada.headers["Authorization"].split()[1]
     is_problem(nobody("GET", "files" + place.format(token)), 401)
 
 
-def test_a_token_in_a_cookie_is_none(ada, nobody):
+def test_a_token_in_a_cookie_is_ignored(ada, nobody):
     token = ada.headers["Authorization"].split()[1]
     is_problem(nobody("GET", "files", headers={"Cookie": f"token={token}; Authorization={token}"}), 401)
 
 
-def test_a_token_that_was_good_ends_at_its_time(app, ada, ada_id, key):
+def test_a_token_expires(app, ada, ada_id, key):
     leeway = 5
     client = Client(app, token=signed(key, sub=str(ada_id), exp=int(time.time()) - leeway + 2))
     assert client("GET", "users/ada").status_int == 200
@@ -188,7 +188,7 @@ def test_a_token_that_was_good_ends_at_its_time(app, ada, ada_id, key):
 class TestLogin:
     """A name and a password are changed for tokens."""
 
-    def test_gives_tokens_with_their_lifetimes(self, ada, ada_id, nobody, key):
+    def test_returns_tokens_with_their_lifetimes(self, ada, ada_id, nobody, key):
         answer = nobody("POST", TOKEN, {"name": "ada", "password": PASSWORD}, status=200).json
         assert (answer["token_type"], answer["expires_in"], answer["refresh_expires_in"]) == (
             "Bearer",
@@ -201,7 +201,7 @@ class TestLogin:
             assert claims["exp"] - claims["iat"] == lifetime
             assert abs(claims["iat"] - time.time()) < 5
 
-    def test_answers_alike_to_an_unknown_name_and_a_wrong_password(self, ada, nobody):
+    def test_has_the_same_response_to_an_unknown_name_and_a_wrong_password(self, ada, nobody):
         wrong = nobody("POST", TOKEN, {"name": "ada", "password": "not her password"})
         unknown = nobody("POST", TOKEN, {"name": "nobody", "password": PASSWORD})
         is_problem(wrong, 401)
@@ -213,14 +213,14 @@ class TestLogin:
         assert "WWW-Authenticate" in wrong.headers
 
     @pytest.mark.parametrize("password", [PASSWORD.upper(), PASSWORD + " ", PASSWORD[:-1], "x" * 256])
-    def test_takes_no_other_password(self, password, ada, nobody):
+    def test_accepts_no_other_password(self, password, ada, nobody):
         is_problem(nobody("POST", TOKEN, {"name": "ada", "password": password}), 401)
 
     @pytest.mark.parametrize("name", ["Ada", "ada ", "\uff41\uff44\uff41", "' OR 1=1 --", "%"])
-    def test_takes_no_other_name(self, name, ada, nobody):
+    def test_accepts_no_other_name(self, name, ada, nobody):
         is_problem(nobody("POST", TOKEN, {"name": name, "password": PASSWORD}), 401)
 
-    def test_a_hostile_token_beside_it_does_not_matter(self, ada, nobody):
+    def test_ignores_a_forged_token_in_the_header(self, ada, nobody):
         said = {"name": "ada", "password": PASSWORD}
         assert nobody("POST", TOKEN, said, headers={"Authorization": "Bearer x"}).status_int == 200
 
@@ -232,31 +232,31 @@ class TestRefresh:
     def tokens(self, ada, nobody):
         return nobody("POST", TOKEN, {"name": "ada", "password": PASSWORD}, status=200).json
 
-    def test_gives_tokens_that_are_good(self, tokens, nobody, app):
+    def test_returns_valid_tokens(self, tokens, nobody, app):
         fresh = nobody("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}, status=200).json
         assert fresh.keys() == tokens.keys()
         assert Client(app, token=fresh["access_token"])("GET", "users/ada").status_int == 200
         assert nobody("POST", REFRESH, {"refresh_token": fresh["refresh_token"]}).status_int == 200
 
     @pytest.mark.parametrize("use", [Use.ACCESS, Use.JOB])
-    def test_takes_no_token_for_another_use(self, use, ada_id, nobody, wsgi):
+    def test_accepts_no_token_for_another_use(self, use, ada_id, nobody, wsgi):
         token = wsgi.registry.tokens.make(ada_id, use, 60)
         answer = nobody("POST", REFRESH, {"refresh_token": token})
         is_problem(answer, 401)
         assert "WWW-Authenticate" in answer.headers
 
-    def test_takes_no_token_of_another_key(self, ada_id, nobody):
+    def test_accepts_no_token_of_another_key(self, ada_id, nobody):
         token = signed("x" * 64, sub=str(ada_id), typ="refresh")
         is_problem(nobody("POST", REFRESH, {"refresh_token": token}), 401)
 
-    def test_takes_no_token_that_is_over(self, ada_id, nobody, wsgi):
+    def test_accepts_no_expired_token(self, ada_id, nobody, wsgi):
         is_problem(
             nobody("POST", REFRESH, {"refresh_token": wsgi.registry.tokens.make(ada_id, Use.REFRESH, -9)}),
             401,
         )
 
 
-def test_tokens_end_with_their_user(ada, ada_id, nobody, db):
+def test_tokens_of_a_deleted_user_are_invalid(ada, ada_id, nobody, db):
     tokens = nobody("POST", TOKEN, {"name": "ada", "password": PASSWORD}, status=200).json
     db.execute(sa.delete(User).where(User.id == ada_id))
     db.commit()
@@ -265,7 +265,7 @@ def test_tokens_end_with_their_user(ada, ada_id, nobody, db):
     is_problem(nobody("POST", REFRESH, {"refresh_token": tokens["refresh_token"]}), 401)
 
 
-def test_a_role_is_what_it_is_now(ada, bob, ada_id, db):
+def test_a_change_of_role_takes_effect_immediately(ada, bob, ada_id, db):
     is_problem(ada("GET", "users/bob"), 404)
     db.execute(sa.update(User).where(User.id == ada_id).values(role="admin"))
     db.commit()
@@ -275,14 +275,14 @@ def test_a_role_is_what_it_is_now(ada, bob, ada_id, db):
 class TestPasswords:
     """Passwords are long, and kept as argon2id hashes."""
 
-    def test_are_kept_as_argon2id_hashes(self, root, db):
+    def test_are_stored_as_argon2id_hashes(self, root, db):
         for name in ("one", "two"):
             root("POST", "users", {"name": name, "password": PASSWORD}, status=201)
         hashes = set(db.scalars(sa.select(User.password_hash).where(User.name.in_(["one", "two"]))))
         assert len(hashes) == 2
         assert all(each.startswith("$argon2id$v=19$") for each in hashes)
 
-    def test_cost_what_the_settings_say(self, tmp_path):
+    def test_have_the_cost_of_the_settings(self, tmp_path):
         made = Passwords(Settings.read({"mlapi.data_dir": str(tmp_path)}, {})).hash(PASSWORD)
         assert made.startswith("$argon2id$v=19$m=65536,t=3,p=1$")
 
@@ -297,12 +297,12 @@ class TestPasswords:
             said = {"name": "one", "password": "é" * length}
             assert root("POST", TOKEN, said).status_int == 200
 
-    def test_are_in_no_answer(self, root):
+    def test_are_in_no_response(self, root):
         made = root("POST", "users", {"name": "one", "password": PASSWORD}, status=201)
         shown = root("GET", "users/one", status=200)
         assert made.json.keys() == shown.json.keys() == {"name", "url", "role", "created", "files", "pipelines"}
 
-    def test_take_as_long_to_refuse_where_there_is_no_user(self, tmp_path):
+    def test_take_the_same_time_without_a_user(self, tmp_path):
         told = {"mlapi.data_dir": str(tmp_path), "mlapi.password_memory": "8192"}
         passwords = Passwords(Settings.read(told, {}))
         kept = passwords.hash(PASSWORD)
@@ -321,14 +321,14 @@ class TestSecret:
     """The key that signs tokens is long and random, or the service does not start."""
 
     @pytest.mark.parametrize("secret", ["x", "secret", "a" * 64, "abcdefg" * 9, "0123456789abcdef" + "0" * 15])
-    def test_a_weak_one_is_refused_at_start(self, secret, ini, tmp_path):
+    def test_a_weak_one_is_rejected_at_start(self, secret, ini, tmp_path):
         weak = tmp_path / "weak.ini"
         text = ini.read_text().replace("use = egg:mlapi\n", f"use = egg:mlapi\nmlapi.secret_key = {secret}\n", 1)
         weak.write_text(text)
         with pytest.raises(SettingsError, match="secret_key"):
             get_app(str(weak))
 
-    def test_one_is_made_where_none_is_given(self, tmp_path):
+    def test_one_is_generated_if_none_is_set(self, tmp_path):
         told = {"mlapi.data_dir": str(tmp_path)}
         first = Settings.read(told, {}).secret_key
         assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
@@ -343,7 +343,7 @@ class TestHost:
     @pytest.mark.parametrize(
         "host", ["localhost", "localhost:6543", "LOCALHOST:80", "127.0.0.1:1", "[::1]:6543", "[::1]"]
     )
-    def test_its_own_names_are_answered(self, host, ada):
+    def test_allowed_hosts_are_accepted(self, host, ada):
         assert ada("GET", "files", headers={"Host": host}).status_int == 200
 
     @pytest.mark.parametrize(
@@ -358,13 +358,13 @@ class TestHost:
             "*",
         ],
     )
-    def test_another_name_is_refused_even_with_a_good_token(self, host, ada):
+    def test_other_hosts_are_rejected_even_with_a_valid_token(self, host, ada):
         is_problem(ada("GET", "files", headers={"Host": host}), 400)
 
     @pytest.mark.parametrize(
         "header", ["X-Forwarded-Host", "Forwarded", "X-Host", "X-Original-Host", "X-Forwarded-Proto"]
     )
-    def test_what_a_proxy_says_is_not_trusted(self, header, ada):
+    def test_headers_of_proxies_are_not_trusted(self, header, ada):
         value = "host=evil.example" if header == "Forwarded" else "evil.example"
         page = ada("GET", "users/ada", headers={header: value}, status=200)
         assert page.json["url"] == f"http://{HOST}{API}/users/ada"
@@ -382,7 +382,7 @@ def broken(ini, app):
     made.registry.database.engine.dispose()
 
 
-def test_every_answer_carries_the_headers_that_keep_browsers_off(ada, root, nobody, broken):
+def test_every_response_has_the_security_headers(ada, root, nobody, broken):
     file = ada.upload("a.txt", b"Ada", status=201)
     answers = {
         200: ada("GET", "files"),
@@ -409,7 +409,7 @@ def test_every_answer_carries_the_headers_that_keep_browsers_off(ada, root, nobo
         assert not set(answer.headers.keys()) & {"Set-Cookie", "Access-Control-Allow-Origin", "X-Powered-By"}
 
 
-def test_what_fails_inside_is_told_to_the_log_alone(broken, caplog):
+def test_internal_errors_are_only_in_the_log(broken, caplog):
     problem = is_problem(broken.get("/broken", status=500), 500)
     assert "division" not in json.dumps(problem)
     assert problem["incident"] in caplog.text

@@ -71,7 +71,7 @@ FENCED = ("heartbeat", "log", "outputs", "report")
 class TestAttempt:
     """A runner is told all that it needs."""
 
-    def test_says_what_to_run(self, runner, ada, both, wsgi):
+    def test_shows_what_to_run(self, runner, ada, both, wsgi):
         shown = runner("GET", runner.url, status=200).json
         settings = wsgi.registry.mlapi
         version = ada("GET", "modules/helloworld").json["version"]
@@ -104,12 +104,12 @@ class TestAttempt:
             ],
         }
 
-    def test_has_the_service_s_time_limit_where_the_task_has_none(self, runner, app, wsgi):
+    def test_has_the_default_time_limit_if_the_task_has_none(self, runner, app, wsgi):
         runner.finish("x.txt")
         [second] = claimed(app, wsgi)
         assert second("GET", second.url).json["timeout"] == wsgi.registry.mlapi.job_timeout
 
-    def test_gives_its_inputs_and_its_module(self, runner):
+    def test_provides_the_inputs_and_the_module(self, runner):
         shown = runner("GET", runner.url).json
         assert [runner("GET", each["content"], status=200).body for each in shown["inputs"]] == [b"a", b"b"]
         archive = runner("GET", shown["module"]["archive"], status=200).body
@@ -117,7 +117,7 @@ class TestAttempt:
         for number in (0, 3, "01", "x"):
             is_problem(runner("GET", f"{runner.url}/inputs/{number}"), 404)
 
-    def test_shows_at_the_job(self, runner, both):
+    def test_is_shown_in_the_job(self, runner, both):
         first, second = both()
         assert (first["status"], first["attempt"], first["reason"]) == ("RUNNING", 1, None)
         assert first["started"] >= first["queued"] >= first["created"]
@@ -136,12 +136,12 @@ class TestHeartbeat:
         assert tell(runner, "heartbeat").json == {"cancel": False}
         assert lease() > before
 
-    def test_tells_of_a_wish_to_stop(self, runner, ada, both):
+    def test_returns_whether_cancellation_is_requested(self, runner, ada, both):
         shown = ada("POST", f"{both()[0]['url']}/cancel", status=200).json
         assert (shown["status"], shown["cancel_requested"]) == ("RUNNING", True)
         assert [tell(runner, "heartbeat").json for _ in range(2)] == [{"cancel": True}] * 2
 
-    def test_says_nothing_else(self, runner):
+    def test_returns_nothing_else(self, runner):
         is_problem(runner("POST", f"{runner.url}/heartbeat", {"status": "FINISHED"}), 422, "status")
 
 
@@ -152,7 +152,7 @@ class TestLog:
     def put(self, runner):
         return lambda offset, text: runner("PUT", f"{runner.url}/log?offset={offset}", body=text)
 
-    def test_is_read_as_it_was_sent(self, put, ada, both):
+    def test_is_read_unchanged(self, put, ada, both):
         text = "grüße\n".encode() + b"\xff\x00\r\n"
         assert put(0, text[:3]).json == {"offset": 3}
         assert put(3, text[3:]).json == {"offset": len(text)}
@@ -171,7 +171,7 @@ class TestLog:
         assert is_problem(put(offset, b"x"), 409)["offset"] == 3
         assert ada("GET", both()[0]["log"]).body == b"abc"
 
-    def test_may_be_sent_nothing(self, put):
+    def test_accepts_an_empty_piece(self, put):
         assert put(0, b"").json == put(0, b"").json == {"offset": 0}
 
     def test_has_a_limit(self, put, ada, both, wsgi):
@@ -184,10 +184,10 @@ class TestLog:
         assert len(ada("GET", both()[0]["log"]).body) == limit
 
     @pytest.mark.parametrize("query", ["", "?offset=", "?offset=-1", "?offset=x", "?offset=9223372036854775808"])
-    def test_needs_an_offset(self, query, runner):
+    def test_requires_an_offset(self, query, runner):
         is_problem(runner("PUT", f"{runner.url}/log{query}", body=b"x"), 422, "offset")
 
-    def test_is_that_of_the_present_attempt(self, put, lose, runner, ada, both, app, wsgi):
+    def test_is_that_of_the_current_attempt(self, put, lose, runner, ada, both, app, wsgi):
         put(0, b"first")
         lose(runner)
         assert ada("GET", both()[0]["log"]).body == b"first"
@@ -200,7 +200,7 @@ class TestLog:
 class TestReport:
     """How an attempt ended is said once, and everything follows from it."""
 
-    def test_finished_makes_files_with_their_lineage(self, runner, ada, both, files):
+    def test_finished_creates_files_with_their_lineage(self, runner, ada, both, files):
         outputs = [
             {"name": "new.txt", "sha256": runner.put(b"new"), "tags": {"l": "en"}, "origin": "created"},
             {
@@ -228,7 +228,7 @@ class TestReport:
         assert [ada("GET", file["content"]).body for file in made] == [b"new", b"a", b"B!"]
         assert ada("GET", f"files?job={job['id']}").json["items"] == made[::-1]
 
-    def test_finished_releases_what_comes_after(self, runner, both, app, wsgi):
+    def test_finished_queues_dependent_jobs(self, runner, both, app, wsgi):
         assert claimed(app, wsgi) == []
         runner.finish("x.txt", "y.txt")
         first, second = both()
@@ -238,12 +238,12 @@ class TestReport:
         assert [each["name"] for each in shown["inputs"]] == ["x.txt", "y.txt"]
         assert [child("GET", each["content"]).body for each in shown["inputs"]] == [b"x.txt", b"y.txt"]
 
-    def test_finished_without_outputs_releases_as_well(self, runner, both):
+    def test_finished_without_outputs_queues_dependent_jobs(self, runner, both):
         runner.finish()
         assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
 
     @pytest.mark.parametrize("ending", ["FAILED", "CANCELLED"])
-    def test_another_end_cancels_what_comes_after_and_says_why(self, ending, runner, ada, both):
+    def test_another_status_cancels_dependent_jobs_with_a_reason(self, ending, runner, ada, both):
         assert runner.report(ending, reason="Killed by signal 9.", metrics={"a": 1}).status_int == 200
         first, second = both()
         assert (first["status"], first["reason"]) == (ending, "Killed by signal 9.")
@@ -254,7 +254,7 @@ class TestReport:
         assert second["ended"] is not None
         assert ada("GET", "files?kind=OUTPUT").json["items"] == []
 
-    def test_a_promise_that_was_not_kept_is_a_failure(self, root, ada, files, app, wsgi):
+    def test_a_missing_required_output_is_a_failure(self, root, ada, files, app, wsgi):
         pipeline, _ = pipeline_of(ada, {"function": picky(root)})
         run = ada("POST", pipeline["runs"], {"files": files}, status=201).json
         [runner] = claimed(app, wsgi)
@@ -264,13 +264,13 @@ class TestReport:
         assert "'model.*'" in job["reason"]
         assert ada("GET", "files?kind=OUTPUT").json["items"] == []
 
-    def test_a_promise_that_was_kept_is_fine(self, root, ada, files, app, wsgi):
+    def test_required_outputs_are_accepted(self, root, ada, files, app, wsgi):
         pipeline, _ = pipeline_of(ada, {"function": picky(root)})
         run = ada("POST", pipeline["runs"], {"files": files}, status=201).json
         claimed(app, wsgi)[0].finish("model.npz")
         assert ada("GET", run["url"]).json["status"] == "FINISHED"
 
-    def test_names_outputs_that_were_uploaded_and_inputs_that_are_there(self, runner, both):
+    def test_refers_to_existing_uploads_and_inputs(self, runner, both):
         good = {"name": "x", "sha256": runner.put(b"x"), "tags": {}, "origin": "modified", "input": 1}
         bad = [good, good | {"sha256": "0" * 64}, good | {"input": 3}]
         is_problem(runner.report(outputs=bad), 422, "outputs.1.sha256", "outputs.2.input")
@@ -278,7 +278,7 @@ class TestReport:
         assert runner.report(outputs=[good]).status_int == 200
 
     @pytest.mark.parametrize("digest", ["another's", "a file's", "gone with an earlier attempt"])
-    def test_names_outputs_that_this_attempt_uploaded(self, digest, runner, lose, ada, app, wsgi):
+    def test_refers_to_uploads_of_its_own_attempt(self, digest, runner, lose, ada, app, wsgi):
         sha256 = runner.put(b"secret")
         lose(runner)
         if digest == "a file's":
@@ -288,17 +288,17 @@ class TestReport:
         is_problem(second.report(outputs=[output]), 422, "outputs.0.sha256")
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\nb", "x" * 256])
-    def test_names_outputs_that_are_no_paths(self, name, runner):
+    def test_contains_no_paths(self, name, runner):
         output = {"name": name, "sha256": runner.put(b"x"), "tags": {}, "origin": "created"}
         is_problem(runner.report(outputs=[output]), 422, "outputs.0.name")
 
     @pytest.mark.parametrize("status", ["QUEUED", "RUNNING", "PENDING", "LOST", "finished"])
-    def test_is_an_end(self, status, runner):
+    def test_requires_a_final_status(self, status, runner):
         is_problem(runner.report(status), 422, "status")
 
     @pytest.mark.parametrize("first", ["FINISHED", "FAILED", "CANCELLED"])
     @pytest.mark.parametrize("second", FENCED)
-    def test_is_the_last_word(self, first, second, runner, both):
+    def test_can_be_sent_once(self, first, second, runner, both):
         runner.report(first, reason="So it was.")
         before = both()
         is_problem(tell(runner, second, status="FAILED", reason="Otherwise."), 409)
@@ -308,12 +308,12 @@ class TestReport:
 class TestOutputs:
     """An output is uploaded before it is reported."""
 
-    def test_is_kept_by_its_digest(self, runner):
+    def test_is_stored_by_its_digest(self, runner):
         for _ in range(2):
             answer = runner("POST", f"{runner.url}/outputs", body=b"bytes", status=201)
             assert answer.json == {"sha256": hashlib.sha256(b"bytes").hexdigest(), "size": 5}
 
-    def test_is_no_file_before_the_report(self, runner, ada):
+    def test_is_not_a_file_before_the_report(self, runner, ada):
         runner.put(b"bytes")
         assert ada("GET", "files?kind=OUTPUT").json["items"] == []
 
@@ -321,7 +321,7 @@ class TestOutputs:
 class TestLost:
     """A worker that is lost costs an attempt, never the job, until there were too many."""
 
-    def test_is_queued_again_and_says_so(self, runner, lose, both, app, wsgi):
+    def test_is_queued_again_with_a_reason(self, runner, lose, both, app, wsgi):
         assert lose(runner) is True
         job, after = both()
         assert (job["status"], job["attempt"]) == ("QUEUED", 1)
@@ -334,7 +334,7 @@ class TestLost:
         second.finish("x.txt")
         assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
 
-    def test_is_failed_after_three(self, runner, lose, both, app, wsgi):
+    def test_fails_after_three_attempts(self, runner, lose, both, app, wsgi):
         for number in (1, 2, 3):
             assert runner.claim.number == number
             assert lose(runner) is True
@@ -344,12 +344,12 @@ class TestLost:
         assert "3 attempts" in job["reason"]
         assert (after["status"], f"job {job['id']} " in after["reason"]) == ("CANCELLED", True)
 
-    def test_is_cancelled_where_that_was_wished(self, runner, lose, ada, both):
+    def test_is_cancelled_if_cancellation_was_requested(self, runner, lose, ada, both):
         ada("POST", f"{both()[0]['url']}/cancel", status=200)
         lose(runner)
         assert [job["status"] for job in both()] == ["CANCELLED", "CANCELLED"]
 
-    def test_reads_nothing_any_more(self, runner, lose):
+    def test_cannot_read_anything(self, runner, lose):
         job = runner("GET", runner.url, status=200).json
         places = [job["module"]["archive"], job["inputs"][0]["content"]]
         assert [runner("GET", url).status_int for url in places] == [200, 200]
@@ -359,7 +359,7 @@ class TestLost:
 
     @pytest.mark.parametrize("what", FENCED)
     @pytest.mark.parametrize("since", ["nobody", "another"])
-    def test_changes_nothing_any_more(self, since, what, runner, lose, both, app, wsgi):
+    def test_cannot_change_anything(self, since, what, runner, lose, both, app, wsgi):
         put = runner.put(b"x")
         lose(runner)
         if since == "another":
@@ -370,13 +370,13 @@ class TestLost:
         assert both() == before
         assert lose(runner) is False
 
-    def test_may_not_speak_for_the_attempt_that_follows(self, runner, lose, app, wsgi):
+    def test_cannot_act_for_the_next_attempt(self, runner, lose, app, wsgi):
         lose(runner)
         [second] = claimed(app, wsgi)
         is_problem(runner("POST", f"{second.url}/heartbeat", {}), 404)
         assert tell(second, "heartbeat").status_int == 200
 
-    def test_is_noticed_when_the_lease_has_run_out(self, run, app, wsgi):
+    def test_is_detected_when_the_lease_has_expired(self, run, app, wsgi):
         [late] = claimed(app, wsgi, lease=-1)
         with wsgi.registry.database.reading() as db:
             assert attempts.expired(db) == [late.claim.attempt_id]
@@ -384,7 +384,7 @@ class TestLost:
         with wsgi.registry.database.reading() as db:
             assert attempts.expired(db) == []
 
-    def test_is_noticed_without_any_lease(self, runner, wsgi, lose):
+    def test_is_detected_without_a_lease(self, runner, wsgi, lose):
         with wsgi.registry.database.writing.begin() as db:
             db.execute(sa.update(Job).values(lease_until=None))
             assert attempts.expired(db) == [runner.claim.attempt_id]
@@ -394,7 +394,7 @@ class TestLost:
 class TestCancel:
     """A job that waits is cancelled at once, one that runs when its runner hears of it."""
 
-    def test_takes_what_comes_after_along(self, ada, both, app, wsgi):
+    def test_cancels_dependent_jobs(self, ada, both, app, wsgi):
         first, _ = both()
         assert ada("POST", f"{first['url']}/cancel", status=200).json["status"] == "CANCELLED"
         first, second = both()
@@ -402,19 +402,19 @@ class TestCancel:
         assert (second["status"], f"job {first['id']} " in second["reason"]) == ("CANCELLED", True)
         assert claimed(app, wsgi) == []
 
-    def test_leaves_what_comes_before(self, ada, both, app, wsgi):
+    def test_does_not_change_parents(self, ada, both, app, wsgi):
         ada("POST", f"{both()[1]['url']}/cancel", status=200)
         assert [job["status"] for job in both()] == ["QUEUED", "CANCELLED"]
         claimed(app, wsgi)[0].finish("x.txt")
         assert [job["status"] for job in both()] == ["FINISHED", "CANCELLED"]
 
-    def test_that_comes_too_late_changes_nothing(self, runner, ada, both):
+    def test_that_is_too_late_changes_nothing(self, runner, ada, both):
         ada("POST", f"{both()[0]['url']}/cancel", status=200)
         runner.finish("x.txt")
         assert [job["status"] for job in both()] == ["FINISHED", "QUEUED"]
 
     @pytest.mark.parametrize("ending", ["FINISHED", "FAILED", "CANCELLED"])
-    def test_what_is_over_stays_as_it_is(self, ending, runner, ada, both):
+    def test_ended_jobs_do_not_change(self, ending, runner, ada, both):
         runner.report(ending)
         before = both()
         problem = is_problem(ada("POST", f"{before[0]['url']}/cancel"), 409)
@@ -426,7 +426,7 @@ class TestCancel:
 class TestClaims:
     """A claim takes the oldest jobs that wait, each once."""
 
-    def test_takes_the_oldest_first_and_no_more_than_wished(self, ada, files, helloworld, app, wsgi):
+    def test_claims_the_oldest_first_up_to_the_limit(self, ada, files, helloworld, app, wsgi):
         pipeline, _ = pipeline_of(ada, {"function": helloworld})
         for _ in range(5):
             ada("POST", pipeline["runs"], {"files": files}, status=201)
@@ -434,7 +434,7 @@ class TestClaims:
         taken = [[runner.claim.job_id for runner in claimed(app, wsgi, most)] for most in (2, 1, 9, 9)]
         assert taken == [waiting[:2], waiting[2:3], waiting[3:], []]
 
-    def test_by_two_at_once_never_share_a_job(self, ada, files, helloworld, wsgi):
+    def test_by_two_workers_never_share_a_job(self, ada, files, helloworld, wsgi):
         if wsgi.registry.database.engine.dialect.name == "sqlite":
             pytest.skip("SQLite has one writer at a time")
         pipeline, _ = pipeline_of(ada, {"function": helloworld})
@@ -447,7 +447,7 @@ class TestClaims:
         assert len({*taken[0], *taken[1]}) == 4
 
 
-def test_jobs_are_found_by_status_function_and_module(ada, run, runner):
+def test_jobs_can_be_filtered_by_status_function_and_module(ada, run, runner):
     def found(query):
         return [job["position"] for job in ada("GET", f"jobs?{query}", status=200).json["items"]]
 
@@ -461,7 +461,7 @@ def test_jobs_are_found_by_status_function_and_module(ada, run, runner):
     is_problem(ada("GET", "jobs?status=running"), 422, "status")
 
 
-def test_a_runner_whose_run_is_gone_finds_nothing(runner, ada, run):
+def test_a_runner_of_a_deleted_run_finds_nothing(runner, ada, run):
     runner.report("FAILED")
     ada("DELETE", run["url"], status=200)
     for what in ("", "/module", "/inputs/1"):

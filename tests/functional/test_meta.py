@@ -1,7 +1,7 @@
 """The entrance says where everything is, to anybody."""
 
 
-def test_every_link_of_the_entrance_leads_somewhere(nobody, ada):
+def test_every_link_of_the_entry_point_works(nobody, ada):
     entrance = nobody("GET", "/api/v1", status=200).json
     assert entrance.pop("service") == "mlapi"
     assert entrance.pop("version")

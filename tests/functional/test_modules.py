@@ -49,7 +49,7 @@ def nothing_is_registered(client):
     return client("GET", "modules", status=200).json["items"] == []
 
 
-def test_a_module_says_what_it_is_and_offers(root, ada):
+def test_a_module_shows_its_metadata_and_functions(root, ada):
     made = register(root, tar(FILES), "hello", status=201)
     assert made.headers["Location"] == made.json["url"]
     module = ada("GET", "modules/hello", status=200).json
@@ -78,7 +78,7 @@ KINDS = {
 }
 
 
-def test_the_same_content_is_the_same_version_whatever_it_comes_in(root):
+def test_the_same_content_is_the_same_version_from_any_archive(root):
     first = register(root, KINDS["tar"], status=201)
     for archive in KINDS.values():
         again = register(root, archive, status=200)
@@ -88,7 +88,7 @@ def test_the_same_content_is_the_same_version_whatever_it_comes_in(root):
 
 
 @pytest.mark.parametrize("archive", KINDS.values(), ids=KINDS)
-def test_every_kind_of_archive_is_taken(archive, root):
+def test_every_format_of_archive_is_accepted(archive, root):
     register(root, archive, status=201)
 
 
@@ -97,14 +97,14 @@ def test_the_same_content_may_be_registered_under_two_names(root):
     assert len(digests) == 1
 
 
-def test_older_content_again_is_the_older_version(root):
+def test_older_content_registered_again_keeps_its_version(root):
     first, second = (register(root, tar(FILES | {"v": v}), status=201).json for v in (b"1", b"2"))
     again = register(root, tar(FILES | {"v": b"1"}), status=200).json
     assert again["registered"] == first["registered"] == first["version"]
     assert again["version"] == second["version"]
 
 
-def test_other_content_is_a_new_version_and_the_old_one_stays(root):
+def test_other_content_is_a_new_version_and_the_old_one_remains(root):
     first = register(root, tar(FILES), status=201).json
     old = root("GET", first["version"]).json
     second = register(root, tar(FILES | {"main.py": b"# changed\n"}), status=201).json
@@ -118,7 +118,7 @@ def test_other_content_is_a_new_version_and_the_old_one_stays(root):
     ]
 
 
-def test_versions_and_functions_cannot_be_changed_by_anybody(root):
+def test_versions_and_functions_are_immutable(root):
     made = register(root, tar(FILES), status=201).json
     function = f"{made['functions']}/say_hello"
     for url in (made["version"], function, made["versions"], made["functions"]):
@@ -167,7 +167,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("archive", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused_and_leaves_nothing(archive, root, wsgi):
+def test_a_hostile_archive_is_rejected_and_leaves_nothing(archive, root, wsgi):
     is_problem(register(root, archive), 422, "archive")
     assert nothing_is_registered(root)
     assert list(wsgi.registry.mlapi.scratch_dir.iterdir()) == []
@@ -224,14 +224,14 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize(("files", "field"), MANIFESTS.values(), ids=MANIFESTS)
-def test_a_bad_manifest_is_refused_by_the_name_of_what_is_wrong(files, field, root):
+def test_an_error_of_a_manifest_names_its_field(files, field, root):
     problem = is_problem(register(root, tar(files, "w")), 422)
     names = [each["name"] for each in problem["errors"]]
     assert field in names if field else names
     assert nothing_is_registered(root)
 
 
-def test_all_that_is_wrong_with_a_manifest_is_said_at_once(root):
+def test_all_errors_of_a_manifest_are_reported_together(root):
     bad = changed("type: bool", "type: file").replace(b"tagline: ", b"tag: ")
     problem = is_problem(register(root, tar(FILES | {"mlsploit_module.yaml": bad})), 422)
     names = {each["name"] for each in problem["errors"]}
@@ -239,12 +239,12 @@ def test_all_that_is_wrong_with_a_manifest_is_said_at_once(root):
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "../a", "a/b", "-a", ".a", "é", "a" * 64, "a\nb"])
-def test_a_name_that_cannot_stand_in_a_url_is_refused(name, root):
+def test_a_module_name_must_be_a_slug(name, root):
     is_problem(register(root, tar(FILES), name), 422, "name")
     assert nothing_is_registered(root)
 
 
-def test_a_form_without_a_name_or_an_archive_is_refused(root):
+def test_a_form_without_a_name_or_an_archive_is_rejected(root):
     is_problem(root.form("modules", {}, "archive", "m.tar", tar(FILES)), 422, "name")
     is_problem(root.form("modules", {"name": "m"}, "file", "m.tar", tar(FILES)), 422, "file")
     is_problem(root.form("modules", {"name": "m", "version": "1"}, "archive", "m", tar(FILES)), 422, "version")
@@ -252,7 +252,7 @@ def test_a_form_without_a_name_or_an_archive_is_refused(root):
     is_problem(root("POST", "modules", body=b"", headers={"Content-Type": "multipart/form-data"}), 400)
 
 
-def test_an_archive_over_the_limit_is_refused(root, wsgi, tmp_path):
+def test_an_archive_over_the_limit_is_rejected(root, wsgi, tmp_path):
     archive = tar(FILES)
     with another_app(wsgi, tmp_path, module_limit=len(archive)) as app:
         client = Client(app, "root", root.headers["Authorization"][7:])
@@ -262,7 +262,7 @@ def test_an_archive_over_the_limit_is_refused(root, wsgi, tmp_path):
 
 @pytest.mark.parametrize("kind", ["disk", "file size"])
 @pytest.mark.parametrize("full", ["where it is spooled", "where it is kept"])
-def test_a_full_disk_is_said_and_registers_nothing(full, kind, root, wsgi, tmp_path):
+def test_a_full_disk_is_reported_and_registers_nothing(full, kind, root, wsgi, tmp_path):
     (small := tmp_path / "small").mkdir()
     (large := tmp_path / "large").mkdir()
     spool, media = (small, large) if full == "where it is spooled" else (large, small)
@@ -286,7 +286,7 @@ def pipeline(ada, helloworld):
     return made | {"task": task}
 
 
-def test_a_task_keeps_its_version_until_it_is_moved(root, ada, helloworld, pipeline):
+def test_a_task_keeps_its_version_until_its_function_is_changed(root, ada, helloworld, pipeline):
     task = pipeline["task"]
     other = changed("default: Hello", "default: Howdy")
     newer = register(root, tar(FILES | {"mlsploit_module.yaml": other}), "helloworld", status=201).json
@@ -301,7 +301,7 @@ def test_a_task_keeps_its_version_until_it_is_moved(root, ada, helloworld, pipel
     assert back == task
 
 
-def test_a_move_to_a_version_that_does_not_take_the_arguments_is_refused(root, ada, helloworld, pipeline):
+def test_a_change_to_a_version_with_other_options_is_rejected(root, ada, helloworld, pipeline):
     task = pipeline["task"]
     register(
         root,
@@ -313,7 +313,7 @@ def test_a_move_to_a_version_that_does_not_take_the_arguments_is_refused(root, a
     assert ada("GET", task["url"]).json == task
 
 
-def test_a_module_is_not_removed_while_a_task_was_made_with_it(root, ada, pipeline):
+def test_a_module_is_not_removed_while_a_task_uses_it(root, ada, pipeline):
     is_problem(root("DELETE", "modules/helloworld"), 409)
     ada("GET", pipeline["task"]["function"], status=200)
     ada("DELETE", pipeline["url"], status=200)
@@ -323,7 +323,7 @@ def test_a_module_is_not_removed_while_a_task_was_made_with_it(root, ada, pipeli
     is_problem(root("DELETE", "modules/helloworld"), 404)
 
 
-def test_a_module_is_not_removed_while_a_job_was_made_with_it(root, helloworld, wsgi):
+def test_a_module_is_not_removed_while_a_job_uses_it(root, helloworld, wsgi):
     world = World(root, helloworld, wsgi)
     pipeline = "users/root/pipelines/{pipeline}".format(**world.keys)
     root("DELETE", f"{pipeline}/tasks/{world.keys['task']}", status=200)
@@ -333,7 +333,7 @@ def test_a_module_is_not_removed_while_a_job_was_made_with_it(root, helloworld, 
     root("DELETE", "modules/helloworld", status=200)
 
 
-def test_a_removed_name_may_be_registered_again(root):
+def test_a_removed_name_can_be_registered_again(root):
     for _ in range(2):
         made = register(root, tar(FILES), status=201).json
         assert urlsplit(made["url"]).path == "/api/v1/modules/m"

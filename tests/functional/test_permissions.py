@@ -71,7 +71,7 @@ def callers(nobody, ada, bob, root, app, wsgi):
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_each_service_answers_as_its_permission_says(caller, callers, ada, helloworld, wsgi):
+def test_every_service_enforces_its_permission(caller, callers, ada, helloworld, wsgi):
     world, wrong = World(ada, helloworld, wsgi), []
     for service in wsgi.registry.cornice_services.values():
         permissions = {method: args["permission"] for method, _, args in service.definitions}
@@ -98,13 +98,13 @@ def test_each_service_answers_as_its_permission_says(caller, callers, ada, hello
     assert wrong == []
 
 
-def test_the_walk_covers_the_service(wsgi):
+def test_the_test_covers_every_service(wsgi):
     found = services(wsgi, *METHODS)
     assert len({path for _, path, _ in found}) > 25
     assert {method for method, _, _ in found} == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 
 
-def test_only_the_entrances_need_no_permission(wsgi):
+def test_only_the_entry_point_and_tokens_need_no_permission(wsgi):
     without = {
         service.path
         for service in wsgi.registry.cornice_services.values()
@@ -114,12 +114,12 @@ def test_only_the_entrances_need_no_permission(wsgi):
     assert without == OPEN
 
 
-def test_a_view_that_names_no_permission_does_not_start():
+def test_a_view_without_permission_prevents_the_start():
     with pytest.raises(TypeError, match="must name its permission"):
         Service(FileItem).get()(lambda file, request: None)
 
 
-def test_a_view_from_elsewhere_without_permission_is_nobodys(ini, root, nobody, wsgi):
+def test_a_foreign_view_without_permission_is_accessible_to_nobody(ini, root, nobody, wsgi):
     app = get_app(str(ini))
     config = Configurator(registry=app.registry)
     config.add_route("forgotten", "/forgotten")
@@ -134,12 +134,12 @@ def test_a_view_from_elsewhere_without_permission_is_nobodys(ini, root, nobody, 
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "X-Forwarded-User", "Remote-User", "Via"])
-def test_no_header_of_a_proxy_makes_somebody_known(header, nobody, ada):
+def test_proxy_headers_do_not_authenticate(header, nobody, ada):
     for value in ("127.0.0.1", "root", ada.name):
         is_problem(nobody("GET", "files", headers={header: value}), 401)
 
 
-def test_no_header_changes_the_method(ada, helloworld, wsgi):
+def test_headers_do_not_change_the_method(ada, helloworld, wsgi):
     world = World(ada, helloworld, wsgi)
     for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
         path = f"{API}/users/{{user}}/pipelines/{{pipeline}}/tasks/{{task}}"
@@ -148,7 +148,7 @@ def test_no_header_changes_the_method(ada, helloworld, wsgi):
 
 
 @pytest.mark.parametrize("name", ["user", "file", "pipeline", "task", "run", "job", "attempt"])
-def test_what_is_another_users_looks_like_what_is_not_there(name, ada, bob, helloworld, wsgi):
+def test_another_users_resources_look_like_missing_ones(name, ada, bob, helloworld, wsgi):
     world = World(ada, helloworld, wsgi)
     nothing = "nobody" if name == "user" else 2**40
     for method, path, _ in services(wsgi, *METHODS):
@@ -160,7 +160,7 @@ def test_what_is_another_users_looks_like_what_is_not_there(name, ada, bob, hell
 
 
 @pytest.mark.parametrize("name", ["file", "pipeline", "task", "run", "job"])
-def test_what_is_another_users_is_not_found_under_ones_own_name(name, ada, bob, helloworld, wsgi):
+def test_another_users_resources_are_not_found_below_ones_own_url(name, ada, bob, helloworld, wsgi):
     hers, his = World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
     before = rows(wsgi)
     for method, path, _ in services(wsgi, *METHODS):
@@ -171,12 +171,12 @@ def test_what_is_another_users_is_not_found_under_ones_own_name(name, ada, bob, 
     assert rows(wsgi) == before
 
 
-def test_nobody_cannot_tell_a_module_that_is_there_from_one_that_is_not(nobody, helloworld):
+def test_unauthenticated_callers_cannot_tell_whether_a_module_exists(nobody, helloworld):
     there, not_there = nobody("GET", "modules/helloworld"), nobody("GET", "modules/nothing")
     assert (there.status_int, there.body) == (401, not_there.body)
 
 
-def test_no_body_sets_a_column_that_is_not_its_own(ada, helloworld, wsgi):
+def test_a_body_cannot_set_other_columns(ada, helloworld, wsgi):
     world, columns = World(ada, helloworld, wsgi), {"is_admin", "approved"}
     columns |= {column.name for table in Base.metadata.tables.values() for column in table.columns}
     before = rows(wsgi)
@@ -197,7 +197,7 @@ class TestForeignIdsInBodies:
         return World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
-    def test_a_run_takes_only_files_of_the_pipelines_owner(self, asks, worlds, clients, wsgi):
+    def test_a_run_accepts_only_files_of_the_pipelines_owner(self, asks, worlds, clients, wsgi):
         hers, his = (world.keys for world in worlds)
         before = rows(wsgi)
         url = f"users/bob/pipelines/{his['pipeline']}/runs"
@@ -207,7 +207,7 @@ class TestForeignIdsInBodies:
         assert rows(wsgi) == before
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
-    def test_a_task_comes_after_tasks_of_its_own_pipeline_only(self, asks, worlds, clients, bob, helloworld):
+    def test_a_task_follows_tasks_of_its_own_pipeline_only(self, asks, worlds, clients, bob, helloworld):
         hers, his = (world.keys for world in worlds)
         other, [first] = pipeline_of(bob, {"function": helloworld})
         for task in (
@@ -222,7 +222,7 @@ class TestForeignIdsInBodies:
         assert bob("GET", other["tasks"]).json["items"] == [first]
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
-    def test_a_files_parent_is_a_file_of_its_owner(self, asks, worlds, clients, wsgi):
+    def test_the_parent_of_a_file_has_the_same_owner(self, asks, worlds, clients, wsgi):
         hers, his = (world.keys for world in worlds)
         before = rows(wsgi)
         for owner, file in (("ada", hers["file"]), ("bob", hers["file"]), ("ada", his["file"])):
@@ -243,7 +243,7 @@ class TestForeignIdsInBodies:
             ("jobs", "owner=ada"),
         ],
     )
-    def test_a_filter_shows_nothing_of_anothers(self, what, query, worlds, ada, bob, root):
+    def test_a_filter_reveals_nothing_of_other_users(self, what, query, worlds, ada, bob, root):
         hers = worlds[0].keys
         only_hers = ada.upload("hers.txt", b"known to ada alone", status=201).json["sha256"]
         query = query.format(**hers, sha256=only_hers)
@@ -251,7 +251,7 @@ class TestForeignIdsInBodies:
 
 
 @pytest.mark.parametrize("what", LISTS)
-def test_a_list_across_owners_has_what_the_caller_may_see(what, ada, bob, root, helloworld, wsgi):
+def test_a_flat_list_contains_what_is_visible_to_the_caller(what, ada, bob, root, helloworld, wsgi):
     for owner in (ada, bob, ada, bob):
         World(owner, helloworld, wsgi)
     seen = {}
@@ -267,14 +267,14 @@ def test_a_list_across_owners_has_what_the_caller_may_see(what, ada, bob, root, 
     assert sorted(seen["root"]) == sorted(seen["ada"] + seen["bob"])
 
 
-def test_users_see_themselves_and_admins_everybody(ada, bob, root):
+def test_users_see_themselves_and_administrators_see_all(ada, bob, root):
     def names(client):
         return [each["name"] for each in client("GET", "users", status=200).json["items"]]
 
     assert (names(ada), names(bob), sorted(names(root))) == (["ada"], ["bob"], ["ada", "bob", "root"])
 
 
-def test_a_runner_sees_nothing_of_its_owner(ada, helloworld, wsgi):
+def test_a_runner_sees_no_resources_of_its_owner(ada, helloworld, wsgi):
     runner = World(ada, helloworld, wsgi).runner
     for what in (*LISTS, "users", "modules"):
         is_problem(runner("GET", what), 403)

@@ -37,7 +37,7 @@ def order(ada, pipeline):
 class TestPipelines:
     """A pipeline is a name, and whether runs of it can be started."""
 
-    def test_is_made_and_shown(self, ada):
+    def test_is_created_and_shown(self, ada):
         made = ada("POST", "users/ada/pipelines", {"name": "Prüfung 1"}, status=201)
         url = made.json["url"]
         assert made.headers["Location"] == url
@@ -54,7 +54,7 @@ class TestPipelines:
         assert ada("GET", "users/ada/pipelines", status=200).json["items"] == [made.json]
 
     @pytest.mark.parametrize("change", [{"name": "b"}, {"enabled": False}, {"name": "b", "enabled": False}, {}])
-    def test_is_changed_in_what_the_body_names(self, change, ada, pipeline):
+    def test_is_changed_only_in_the_fields_of_the_body(self, change, ada, pipeline):
         changed = ada("PATCH", pipeline["url"], change, status=200).json
         assert changed == pipeline | change
         assert ada("GET", pipeline["url"], status=200).json == changed
@@ -65,7 +65,7 @@ class TestPipelines:
         is_problem(ada("PATCH", pipeline["url"], {"name": name}), 422, "name")
         assert ada("GET", pipeline["url"]).json == pipeline
 
-    def test_may_share_its_name(self, ada):
+    def test_can_have_the_name_of_another(self, ada):
         for _ in range(2):
             ada("POST", "users/ada/pipelines", {"name": "twin"}, status=201)
         assert len(ada("GET", "users/ada/pipelines?name=twin").json["items"]) == 2
@@ -78,7 +78,7 @@ class TestPipelines:
             is_problem(ada("GET", url), 404)
         is_problem(ada("DELETE", pipeline["url"]), 404)
 
-    def test_is_deleted_with_its_runs_and_what_these_made(self, ada, pipeline, add, app, wsgi):
+    def test_is_deleted_with_its_runs_and_their_outputs(self, ada, pipeline, add, app, wsgi):
         add()
         given = ada.upload("a.txt", b"a", status=201).json
         for _ in range(2):
@@ -90,7 +90,7 @@ class TestPipelines:
         assert ada("GET", "users/ada/files").json["items"] == [given]
         assert ada("DELETE", given["url"]).status_int == 200
 
-    def test_stays_while_a_job_of_it_is_not_over(self, ada, pipeline, add):
+    def test_is_not_deleted_while_a_job_has_not_ended(self, ada, pipeline, add):
         add()
         file = ada.upload("a.txt", b"a", status=201).json["url"]
         run = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
@@ -115,7 +115,7 @@ class TestTasks:
             "http://[",
         ],
     )
-    def test_names_a_function_that_is_there(self, function, ada, add):
+    def test_refers_to_an_existing_function(self, function, ada, add):
         is_problem(add(function=function, status=422), 422, "function")
         is_problem(ada("PATCH", add().json["url"], {"function": function}), 422, "function")
 

@@ -47,7 +47,7 @@ def noted(note: Path, count: int = 1, seconds: float = 20.0) -> list[Process]:
     return [process(pid) for pid in numbers()]
 
 
-def test_a_run_over_http_leads_from_an_output_back_to_all_it_came_from(service: Service) -> None:
+def test_links_lead_from_an_output_back_to_its_origin(service: Service) -> None:
     file = service.upload("ada.txt", b"Ada")
     function = f"{API}/modules/helloworld/functions/say_hello"
     hello = {"function": function, "arguments": {"greeting": "Ave", "excited": True}}
@@ -73,7 +73,7 @@ def test_a_run_over_http_leads_from_an_output_back_to_all_it_came_from(service: 
     assert service.api("GET", used["module"]).json["version"] == version["url"]
 
 
-def test_a_job_outlives_its_scheduler(service: Service, note: Path) -> None:
+def test_a_job_survives_its_scheduler(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 2.0))
     noted(note)
     service.end_schedulers()
@@ -83,7 +83,7 @@ def test_a_job_outlives_its_scheduler(service: Service, note: Path) -> None:
     assert service.text(job["log"]) == "begins\nends\n"
 
 
-def test_a_job_whose_scheduler_and_runner_died_runs_again_after_the_lease(service: Service, note: Path) -> None:
+def test_a_job_is_queued_again_after_the_lease_if_scheduler_and_runner_are_killed(service: Service, note: Path) -> None:
     service.serve(MLAPI_JOB_LEASE=HASTY)
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
@@ -98,7 +98,7 @@ def test_a_job_whose_scheduler_and_runner_died_runs_again_after_the_lease(servic
     assert service.text(job["log"]) == "begins\nends\n"
 
 
-def test_a_job_whose_runner_died_is_queued_again_at_once(service: Service, note: Path) -> None:
+def test_a_job_is_queued_again_immediately_if_its_runner_is_killed(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
     function.parent.send(signal.SIGKILL)
@@ -109,7 +109,7 @@ def test_a_job_whose_runner_died_is_queued_again_at_once(service: Service, note:
     assert not function.lives
 
 
-def test_a_runner_that_slept_through_its_lease_changes_nothing(service: Service, note: Path) -> None:
+def test_a_runner_suspended_beyond_its_lease_changes_nothing(service: Service, note: Path) -> None:
     service.serve(MLAPI_JOB_LEASE=HASTY)
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
@@ -125,7 +125,7 @@ def test_a_runner_that_slept_through_its_lease_changes_nothing(service: Service,
     assert len(noted(note)) == 2
 
 
-def test_a_job_outlives_the_server(service: Service, note: Path) -> None:
+def test_a_job_survives_the_server(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 2.0))
     noted(note)
     assert service.server is not None
@@ -165,7 +165,7 @@ def test_cancelling_a_running_job_ends_all_its_processes_within_two_seconds(
     assert not any(each.lives for each in processes)
 
 
-def test_cancelling_a_run_ends_what_runs_and_what_waits(service: Service, note: Path) -> None:
+def test_cancelling_a_run_ends_running_and_waiting_jobs(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 60.0), task("wait", note))
     (function,) = noted(note)
     asked = time.monotonic()
@@ -184,7 +184,7 @@ def test_a_job_over_its_time_limit_fails(service: Service, note: Path) -> None:
     assert not noted(note)[0].lives
 
 
-def test_what_comes_after_a_failed_job_is_cancelled_with_the_reason(service: Service, note: Path) -> None:
+def test_dependents_of_a_failed_job_are_cancelled_with_a_reason(service: Service, note: Path) -> None:
     run = service.start(task("fail", note), task("wait", note), task("wait", note))
     failed, *after = service.over(run)
     assert (failed["status"], failed["reason"]) == ("FAILED", "The function ended with exit status 1.")
@@ -203,7 +203,7 @@ def test_what_comes_after_a_failed_job_is_cancelled_with_the_reason(service: Ser
         ("nonsense", "output.json is not JSON: "),
     ],
 )
-def test_what_is_wrong_with_the_output_is_the_reason_of_the_failure(
+def test_an_invalid_output_is_the_reason_of_the_failure(
     service: Service, note: Path, function: str, reason: str
 ) -> None:
     (job,) = service.over(service.start(task(function, note)))
@@ -211,7 +211,7 @@ def test_what_is_wrong_with_the_output_is_the_reason_of_the_failure(
     assert job["reason"].startswith(reason)
 
 
-def test_two_schedulers_run_each_of_forty_jobs_once(service: Service, note: Path) -> None:
+def test_two_schedulers_run_every_job_once(service: Service, note: Path) -> None:
     second = service.schedule("two")
     run = service.start(*(task("wait", note, after=[]) for _ in range(40)))
     jobs = service.over(run, 60)
@@ -223,7 +223,7 @@ def test_two_schedulers_run_each_of_forty_jobs_once(service: Service, note: Path
     assert {worker for worker, _ in service.rows(last)} == {"one", "two"}
 
 
-def test_a_function_sees_no_secret(service: Service, note: Path) -> None:
+def test_a_function_has_no_access_to_secrets(service: Service, note: Path) -> None:
     (job,) = service.over(service.start(task("look", note)))
     seen = service.text(service.outputs(job)[0]["content"])
     for secret in (service.url, service.environ["MLAPI_SECRET_KEY"]):
@@ -234,7 +234,7 @@ def test_a_function_sees_no_secret(service: Service, note: Path) -> None:
     assert told["open"] == ["0", "1", "2", "3"]  # The last is the folder that is listed.
 
 
-def test_a_scheduler_that_is_told_to_stop_leaves_its_jobs_running(service: Service, note: Path) -> None:
+def test_a_stopped_scheduler_leaves_its_jobs_running(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 2.0))
     noted(note)
     (scheduler,) = service.schedulers
@@ -245,7 +245,7 @@ def test_a_scheduler_that_is_told_to_stop_leaves_its_jobs_running(service: Servi
     assert (job["status"], job["attempt"]) == ("FINISHED", 1)
 
 
-def test_a_server_that_is_told_to_stop_answers_what_it_is_at(service: Service) -> None:
+def test_a_stopped_server_completes_its_requests(service: Service) -> None:
     content = os.urandom(64 * MEBIBYTE)
     folder = service.folder / "data" / "files" / "tmp"
     answers: list[dict[str, Any]] = []
@@ -261,7 +261,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_is_at(service: Service) -
     assert service.api("GET", answers[0]["content"]).content == content
 
 
-def test_idle_sockets_do_not_hang_the_server(service: Service) -> None:
+def test_idle_connections_do_not_block_the_server(service: Service) -> None:
     with ExitStack() as sockets:
         for _ in range(110):
             sockets.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=5))
@@ -294,7 +294,7 @@ def test_an_aborted_upload_leaves_nothing(service: Service, how: str) -> None:
     assert kept() == before
 
 
-def test_a_large_file_goes_through_the_server_without_being_held_in_memory(service: Service) -> None:
+def test_a_large_file_is_never_held_in_memory(service: Service) -> None:
     content = os.urandom(64 * MEBIBYTE)
     service.upload("warm-up", b"once")
     assert service.server is not None
@@ -327,7 +327,7 @@ def own_scheduler(service: Service, other_than: Process | None = None) -> Proces
     )
 
 
-def test_the_servers_own_scheduler_is_started_again_when_it_dies(developer: Service, note: Path) -> None:
+def test_the_servers_scheduler_is_restarted_when_it_is_killed(developer: Service, note: Path) -> None:
     first = own_scheduler(developer)
     first.send(signal.SIGKILL)
     assert own_scheduler(developer, first).lives
@@ -336,7 +336,7 @@ def test_the_servers_own_scheduler_is_started_again_when_it_dies(developer: Serv
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
-def test_the_servers_own_scheduler_ends_with_it(developer: Service, note: Path, number: Any, status: int) -> None:
+def test_the_servers_scheduler_ends_with_it(developer: Service, note: Path, number: Any, status: int) -> None:
     scheduler = own_scheduler(developer)
     (job,) = developer.over(developer.start(task("wait", note)))
     assert job["status"] == "FINISHED"
@@ -347,9 +347,7 @@ def test_the_servers_own_scheduler_ends_with_it(developer: Service, note: Path, 
     wait_for(lambda: not any(each.lives for each in (scheduler, *runners)), "the scheduler to end", 5)
 
 
-def test_changing_the_port_alone_moves_the_server_its_scheduler_and_a_separate_one(
-    service: Service, note: Path
-) -> None:
+def test_the_port_setting_applies_to_the_server_and_to_all_schedulers(service: Service, note: Path) -> None:
     service.end_schedulers()
     assert service.server is not None
     service.end(service.server)

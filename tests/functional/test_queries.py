@@ -36,7 +36,7 @@ def queries(wsgi):
     return [(method, path, schema.query) for method, path, schema in found]
 
 
-def test_every_list_has_one_shape(world, lists):
+def test_all_lists_have_the_same_shape(world, lists):
     for path, _ in lists:
         answer = world.ask("GET", path, status=200).json
         assert answer.keys() == {"items", "next"}
@@ -46,7 +46,7 @@ def test_every_list_has_one_shape(world, lists):
             assert world.root("GET", item["url"]).json.items() >= item.items()
 
 
-def test_an_item_of_every_list_has_the_url_where_it_was_asked(world, wsgi):
+def test_items_are_found_at_their_urls(world, wsgi):
     kept = [path for _, path, schema in services(wsgi, "GET") if schema is None and path.endswith("}")]
     for path in kept:
         if not path.endswith(("{input}", "/modules/{module}/functions/{function}")) and path not in ALIASES:
@@ -60,14 +60,14 @@ def test_a_flat_collection_has_the_same_items_as_the_nested_one(world):
         assert flat.json == world.root("GET", flat.json["url"], status=200).json
 
 
-def test_a_parameter_that_is_not_known_is_named_by_every_service(world, queries):
+def test_an_unknown_parameter_is_an_error(world, queries):
     for method, path, _ in queries:
         problem = is_problem(world.ask(method, path, "?no_such_parameter=1", body=b""), 422)
         assert {each["location"] for each in problem["errors"]} == {"querystring"}
         assert "no_such_parameter" in {each["name"] for each in problem["errors"]}
 
 
-def test_a_parameter_that_is_given_twice_is_named_by_every_service(world, queries):
+def test_a_repeated_parameter_is_an_error(world, queries):
     for method, path, schema in queries:
         for parameter in schema.children:
             twice = f"?{parameter.name}=1&{parameter.name}=1"
@@ -76,7 +76,7 @@ def test_a_parameter_that_is_given_twice_is_named_by_every_service(world, querie
 
 
 @pytest.mark.parametrize("query", ["?limit=%ff", "?%ff=1", "?after=%ed%a0%80", "?name=%c3"])
-def test_a_query_that_is_not_utf8_is_refused_by_every_service(query, world, queries):
+def test_a_query_string_that_is_not_utf8_is_an_error(query, world, queries):
     for method, path, _ in queries:
         is_problem(world.ask(method, path, query, body=b""), 400)
 
@@ -92,7 +92,7 @@ BAD = {
 """For each type of a parameter, what it does not take."""
 
 
-def test_a_parameter_of_another_type_is_named_by_every_service(world, queries):
+def test_a_parameter_of_another_type_is_an_error(world, queries):
     for method, path, schema in queries:
         for parameter in schema.children:
             for value in BAD[type(parameter.typ)]:
@@ -102,12 +102,12 @@ def test_a_parameter_of_another_type_is_named_by_every_service(world, queries):
 
 
 @pytest.mark.parametrize("limit", [0, 201, 2**63 - 1])
-def test_a_limit_out_of_bounds_is_named_by_every_list(limit, world, lists):
+def test_a_limit_out_of_bounds_is_an_error(limit, world, lists):
     for path, _ in lists:
         is_problem(world.ask("GET", path, f"?limit={limit}"), 422, "limit")
 
 
-def test_whatever_cursor_and_filter_are_valid_give_a_list(world, lists):
+def test_every_valid_cursor_and_filter_returns_a_list(world, lists):
     values = {
         Number: ["0", "1", str(2**63 - 1)],
         TrueOrFalse: ["true", "false"],
@@ -120,7 +120,7 @@ def test_whatever_cursor_and_filter_are_valid_give_a_list(world, lists):
                 assert answer.status_int == 200, (path, parameter.name, value)
 
 
-def test_all_that_is_wrong_with_a_query_is_said_at_once(ada):
+def test_all_errors_of_a_query_string_are_reported_together(ada):
     answer = ada("GET", "files?limit=0&after=x&kind=BOTH&color=red")
     is_problem(answer, 422, "limit", "after", "kind", "color")
 
@@ -136,7 +136,7 @@ def walk(client, url):
 
 
 @pytest.mark.parametrize("where", ["users/ada/pipelines", "pipelines"])
-def test_the_links_lead_over_all_pages_newest_first(where, ada):
+def test_links_lead_through_all_pages_newest_first(where, ada):
     made = [
         ada("POST", "users/ada/pipelines", {"name": f"p{n % 2}", "enabled": n < 5}, status=201).json["id"]
         for n in range(7)
@@ -146,7 +146,7 @@ def test_the_links_lead_over_all_pages_newest_first(where, ada):
     assert walk(ada, f"{where}?limit=2&name=p0&enabled=true") == [[made[4], made[2]], [made[0]]]
 
 
-def test_a_page_is_not_moved_by_what_is_made_or_deleted_meanwhile(ada):
+def test_creations_and_deletions_do_not_shift_pages(ada):
     urls = [ada.upload(f"{n}", b"", status=201).json["url"] for n in range(4)]
     first = ada("GET", "users/ada/files?limit=2").json
     ada("DELETE", urls[2], status=200)
@@ -154,7 +154,7 @@ def test_a_page_is_not_moved_by_what_is_made_or_deleted_meanwhile(ada):
     assert [each["url"] for each in ada("GET", first["next"]).json["items"]] == urls[1::-1]
 
 
-def test_tasks_and_jobs_are_listed_in_their_order(ada, helloworld):
+def test_tasks_and_jobs_are_ordered_by_position(ada, helloworld):
     pipeline = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
     tasks = [
         ada("POST", pipeline["tasks"], {"function": helloworld, "position": 1}, status=201).json["id"] for _ in range(5)
@@ -173,7 +173,7 @@ NAMES = ["a b&limit=1", "é", "50%", "a+b", "name=x", "👩\u200d🔬", "#?/"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_link_keeps_the_filters_as_they_were_given(name, ada):
+def test_the_link_to_the_next_page_keeps_the_filters(name, ada):
     made = [ada("POST", "users/ada/pipelines", {"name": name}, status=201).json["id"] for _ in range(3)]
     ada("POST", "users/ada/pipelines", {"name": "other"}, status=201)
     assert walk(ada, f"pipelines?limit=2&name={quote(name, safe='')}") == [made[:0:-1], made[:1]]
@@ -194,7 +194,7 @@ def owners(answer):
 
 
 @pytest.mark.parametrize("kind", ["files", "pipelines"])
-def test_a_search_finds_what_the_caller_may_see(kind, theirs, root, ada, bob):
+def test_flat_lists_contain_what_is_visible_to_the_caller(kind, theirs, root, ada, bob):
     assert owners(root("GET", kind)) == ["ada", "bob", "root"]
     assert owners(root("GET", f"{kind}?owner=bob")) == ["bob"]
     assert owners(root("GET", f"{kind}?owner=nobody")) == []
@@ -204,13 +204,13 @@ def test_a_search_finds_what_the_caller_may_see(kind, theirs, root, ada, bob):
 
 
 @pytest.mark.parametrize("kind", ["runs", "jobs"])
-def test_a_search_for_what_runs_finds_what_the_caller_may_see(kind, theirs, root, ada):
+def test_filtered_flat_lists_contain_what_is_visible_to_the_caller(kind, theirs, root, ada):
     assert owners(root("GET", f"{kind}?owner=root")) == ["root"]
     assert owners(ada("GET", kind)) == []
     assert owners(ada("GET", f"{kind}?owner=root")) == []
 
 
-def test_files_are_found_by_what_they_are(theirs, root):
+def test_files_can_be_filtered(theirs, root):
     found = root("GET", "files?name=a.txt&kind=INPUT&owner=ada").json["items"]
     assert len(found) == 1
     same = root("GET", f"files?sha256={found[0]['sha256']}").json["items"]
@@ -220,7 +220,7 @@ def test_files_are_found_by_what_they_are(theirs, root):
     assert root("GET", f"files?job={theirs.keys['job']}").json["items"] == []
 
 
-def test_runs_and_jobs_are_found_by_what_they_are(theirs, root):
+def test_runs_and_jobs_can_be_filtered(theirs, root):
     keys = theirs.keys
     assert [each["id"] for each in root("GET", f"runs?pipeline={keys['pipeline']}").json["items"]] == [keys["run"]]
     assert root("GET", f"runs?pipeline={keys['pipeline'] + 1}").json["items"] == []
@@ -231,14 +231,14 @@ def test_runs_and_jobs_are_found_by_what_they_are(theirs, root):
     is_problem(root("GET", "jobs?status=running"), 422, "status")
 
 
-def test_users_are_found_by_their_role(theirs, root, ada):
+def test_users_can_be_filtered_by_role(theirs, root, ada):
     assert [each["name"] for each in root("GET", "users?role=user").json["items"]] == ["bob", "ada"]
     assert [each["name"] for each in root("GET", "users?role=admin").json["items"]] == ["root"]
     assert [each["name"] for each in ada("GET", "users").json["items"]] == ["ada"]
     is_problem(root("GET", "users?role=king"), 422, "role")
 
 
-def test_a_flat_item_is_found_by_whom_may_see_it_and_nothing_is_below_it(theirs, ada, root):
+def test_a_flat_item_is_visible_like_the_nested_one_and_has_no_children(theirs, ada, root):
     for name, kind in (("file", "files"), ("pipeline", "pipelines"), ("run", "runs"), ("job", "jobs")):
         url = f"{API}/{kind}/{theirs.keys[name]}"
         is_problem(ada("GET", url), 404)
@@ -247,7 +247,7 @@ def test_a_flat_item_is_found_by_whom_may_see_it_and_nothing_is_below_it(theirs,
             is_problem(root("GET", f"{url}/{below}"), 404)
 
 
-def test_a_flat_item_is_changed_and_deleted_as_the_nested_one(ada, bob):
+def test_a_flat_item_is_changed_and_deleted_like_the_nested_one(ada, bob):
     pipeline = ada("POST", "users/ada/pipelines", {"name": "p"}, status=201).json
     flat = f"pipelines/{pipeline['id']}"
     is_problem(bob("PATCH", flat, {"name": "q"}), 404)

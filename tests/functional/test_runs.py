@@ -44,7 +44,7 @@ def names_of(client, job):
 class TestStart:
     """A run is made with all its jobs."""
 
-    def test_makes_a_job_for_each_task(self, ada, files, pipeline, start):
+    def test_creates_one_job_per_task(self, ada, files, pipeline, start):
         made = start(files[:2])
         run = made.json
         assert made.headers["Location"] == run["url"]
@@ -69,26 +69,26 @@ class TestStart:
         assert [job["inputs"] for job in shown] == [files[:2], []]
         assert [job["after"] for job in shown] == [[], [first["url"]]]
 
-    def test_needs_an_enabled_pipeline(self, ada, pipeline, start):
+    def test_requires_an_enabled_pipeline(self, ada, pipeline, start):
         ada("PATCH", pipeline[0]["url"], {"enabled": False}, status=200)
         is_problem(start(status=409), 409)
 
-    def test_needs_a_task(self, ada, files):
+    def test_requires_a_task(self, ada, files):
         empty = pipeline_of(ada)[0]
         is_problem(ada("POST", empty["runs"], {"files": files}), 409)
 
-    def test_needs_files_that_are_there(self, files, start):
+    def test_requires_existing_files(self, files, start):
         is_problem(start([files[0], f"{files[0]}000", f"{files[1]}000"], status=422), 422, "files.1", "files.2")
 
     @pytest.mark.parametrize("url", ["", "x", "/api/v1/users/ada/pipelines/1", "/api/v1/users/ada/files/x/content"])
-    def test_needs_files_that_are_files(self, url, start):
+    def test_requires_urls_of_files(self, url, start):
         is_problem(start([url], status=422), 422, "files.0")
 
-    def test_needs_files_that_the_first_tasks_take(self, ada, files, start):
+    def test_requires_files_that_the_first_tasks_accept(self, ada, files, start):
         other = ada.upload("picture.png", b"", status=201).json["url"]
         is_problem(start([files[0], other], status=422), 422, "files")
 
-    def test_what_is_refused_leaves_nothing(self, ada, pipeline, start):
+    def test_a_rejected_run_leaves_nothing(self, ada, pipeline, start):
         start(["x"], status=422)
         assert ada("GET", pipeline[0]["runs"]).json["items"] == []
         assert ada("GET", "jobs").json["items"] == []
@@ -97,39 +97,39 @@ class TestStart:
 class TestIdempotencyKey:
     """The same key again is the same run."""
 
-    def test_the_same_again_is_the_same_run(self, ada, pipeline, start):
+    def test_the_same_key_returns_the_same_run(self, ada, pipeline, start):
         first = start(**{"Idempotency-Key": "k 1"})
         again = start(status=200, **{"Idempotency-Key": "k 1"})
         assert again.json == first.json
         assert again.headers["Location"] == first.headers["Location"]
         assert len(ada("GET", pipeline[0]["runs"]).json["items"]) == 1
 
-    def test_is_answered_when_the_pipeline_has_changed(self, ada, pipeline, start):
+    def test_returns_the_run_even_if_the_pipeline_has_changed(self, ada, pipeline, start):
         first = start(**{"Idempotency-Key": "k"}).json
         ada("PATCH", pipeline[0]["url"], {"enabled": False}, status=200)
         assert start(status=200, **{"Idempotency-Key": "k"}).json["url"] == first["url"]
 
-    def test_other_files_are_a_conflict(self, files, start):
+    def test_the_same_key_with_other_files_is_a_conflict(self, files, start):
         start(files[:2], **{"Idempotency-Key": "k"})
         for other in ([files[0]], files, [files[1], files[0]]):
             is_problem(start(other, status=409, **{"Idempotency-Key": "k"}), 409)
 
-    def test_another_key_or_none_is_another_run(self, ada, pipeline, start):
+    def test_another_key_or_none_starts_another_run(self, ada, pipeline, start):
         made = [start(**headers).json["id"] for headers in ({"Idempotency-Key": "k"}, {"Idempotency-Key": "K"}, {}, {})]
         assert len(set(made)) == 4
 
-    def test_is_the_pipelines_own(self, ada, files, start, helloworld):
+    def test_belongs_to_the_pipeline(self, ada, files, start, helloworld):
         first = start(**{"Idempotency-Key": "k"}).json
         other, _ = pipeline_of(ada, {"function": helloworld})
         made = ada("POST", other["runs"], {"files": files}, headers={"Idempotency-Key": "k"}, status=201).json
         assert made["id"] != first["id"]
 
     @pytest.mark.parametrize("key", ["", "x" * 201, "é", "a\tb"])
-    def test_has_1_to_200_printable_characters(self, key, start):
+    def test_must_have_1_to_200_printable_characters(self, key, start):
         problem = is_problem(start(status=422, **{"Idempotency-Key": key}), 422, "Idempotency-Key")
         assert problem["errors"][0]["location"] == "header"
 
-    def test_may_have_200(self, start):
+    def test_can_have_200_characters(self, start):
         start(**{"Idempotency-Key": "x" * 200})
 
 
@@ -182,7 +182,7 @@ class TestFrozen:
         assert b"# two" not in runner("GET", module["archive"], status=200).body
         assert start().json["id"] != run["id"]
 
-    def test_a_task_keeps_its_version_until_it_is_told_otherwise(self, ada, pipeline, register, helloworld):
+    def test_a_task_keeps_its_version_until_it_is_changed(self, ada, pipeline, register, helloworld):
         old = ada("GET", "modules/helloworld").json["version"]
         new = register("two")
         task = pipeline[1][0]
@@ -193,7 +193,7 @@ class TestFrozen:
 class TestGraph:
     """The outputs of a job are the inputs of those that come after it."""
 
-    def test_a_chain_hands_outputs_on(self, ada, start, app, wsgi):
+    def test_a_chain_passes_outputs_on(self, ada, start, app, wsgi):
         run = start().json
         claimed(app, wsgi)[0].finish("x.txt", "y.txt")
         first, second = jobs_of(ada, run)
@@ -201,7 +201,7 @@ class TestGraph:
         assert ada("GET", first["url"]).json["outputs"] == ada("GET", second["url"]).json["inputs"]
 
     @pytest.mark.parametrize("finishes_first", [0, 1])
-    def test_inputs_come_in_the_order_of_the_parents(self, finishes_first, ada, files, helloworld, app, wsgi):
+    def test_inputs_are_in_the_order_of_the_parents(self, finishes_first, ada, files, helloworld, app, wsgi):
         graph, [one, two, _] = pipeline_of(ada, *({"function": helloworld, "after": after} for after in ([], [], [])))
         task = ada("GET", graph["tasks"]).json["items"][2]
         ada("PATCH", task["url"], {"after": [two["url"], one["url"]]}, status=200)
@@ -217,7 +217,7 @@ class TestGraph:
         assert [each["name"] for each in inputs] == ["b0.txt", "a0.txt", "b1.txt", "a1.txt"]
         assert [each["number"] for each in inputs] == [1, 2, 3, 4]
 
-    def test_a_branch_that_starts_from_the_files_waits_for_nobody(self, ada, files, helloworld, app, wsgi):
+    def test_a_branch_that_starts_from_the_files_is_queued_immediately(self, ada, files, helloworld, app, wsgi):
         graph, _ = pipeline_of(ada, {"function": helloworld}, {"function": helloworld, "after": []})
         run = ada("POST", graph["runs"], {"files": files}, status=201).json
         assert [job["status"] for job in jobs_of(ada, run)] == ["QUEUED", "QUEUED"]
@@ -225,7 +225,7 @@ class TestGraph:
             shown = runner("GET", runner.url).json
             assert [each["name"] for each in shown["inputs"]] == ["a.txt", "b.txt", "c.txt"]
 
-    def test_names_that_collide_in_the_jobs_folder_get_numbers(self, ada, start, app, wsgi):
+    def test_duplicate_input_names_get_numbers(self, ada, start, app, wsgi):
         names = ["a.txt", "a.txt", "a_2.txt", "a.tar.txt", "a.tar.txt", "a.txt", ".txt", ".txt"]
         start([ada.upload(name, b"", status=201).json["url"] for name in names])
         [runner] = claimed(app, wsgi)
@@ -241,7 +241,7 @@ class TestGraph:
             ".txt_2",
         ]
 
-    def test_the_same_file_may_be_given_twice(self, ada, files, start, app, wsgi):
+    def test_the_same_file_can_be_used_twice(self, ada, files, start, app, wsgi):
         assert start([files[0], files[0]]).json["files"] == [files[0], files[0]]
         [runner] = claimed(app, wsgi)
         assert [each["name"] for each in runner("GET", runner.url).json["inputs"]] == ["a.txt", "a_2.txt"]
@@ -250,7 +250,7 @@ class TestGraph:
 class TestStatus:
     """The status of a run is that of its jobs together."""
 
-    def test_goes_from_queued_by_running_to_finished(self, ada, start, app, wsgi):
+    def test_changes_from_queued_to_running_to_finished(self, ada, start, app, wsgi):
         run = start().json
         seen = []
         for _ in range(2):
@@ -277,7 +277,7 @@ class TestStatus:
 class TestCancel:
     """A run that waits is cancelled at once, one that runs as soon as its runners hear of it."""
 
-    def test_what_waits_is_cancelled(self, ada, start, app, wsgi):
+    def test_waiting_jobs_are_cancelled(self, ada, start, app, wsgi):
         run = start().json
         assert ada("POST", f"{run['url']}/cancel", status=200).json["status"] == "CANCELLED"
         for job in jobs_of(ada, run):
@@ -285,7 +285,7 @@ class TestCancel:
             assert job["ended"] is not None
         assert claimed(app, wsgi) == []
 
-    def test_what_runs_is_told_to_its_runner(self, ada, start, app, wsgi):
+    def test_running_jobs_are_cancelled_by_their_runner(self, ada, start, app, wsgi):
         run = start().json
         [runner] = claimed(app, wsgi)
         for _ in range(2):
@@ -296,7 +296,7 @@ class TestCancel:
         assert ada("GET", run["url"]).json["status"] == "CANCELLED"
 
     @pytest.mark.parametrize("ending", ["FINISHED", "FAILED", "CANCELLED"])
-    def test_what_is_over_stays_as_it_is(self, ending, ada, helloworld, files, app, wsgi):
+    def test_ended_jobs_do_not_change(self, ending, ada, helloworld, files, app, wsgi):
         pipeline, _ = pipeline_of(ada, {"function": helloworld})
         run = ada("POST", pipeline["runs"], {"files": files}, status=201).json
         claimed(app, wsgi)[0].report(ending)
@@ -319,7 +319,7 @@ class TestDelete:
             runner.finish(name)
         return run
 
-    def test_takes_jobs_and_their_files_along(self, ada, files, finished):
+    def test_deletes_jobs_and_their_files(self, ada, files, finished):
         gone = ada("DELETE", finished["url"], status=200).json["deleted"]
         assert gone == {"runs": 1, "jobs": 2, "files": 2}
         assert [each["url"] for each in ada("GET", "files").json["items"]] == files[::-1]
@@ -328,7 +328,7 @@ class TestDelete:
         is_problem(ada("DELETE", finished["url"]), 404)
         ada("DELETE", files[0], status=200)
 
-    def test_waits_until_all_jobs_are_over(self, ada, start, app, wsgi):
+    def test_is_a_conflict_until_all_jobs_have_ended(self, ada, start, app, wsgi):
         run = start().json
         waiting = [job["id"] for job in jobs_of(ada, run)]
         assert is_problem(ada("DELETE", run["url"]), 409)["jobs"] == waiting
@@ -338,7 +338,7 @@ class TestDelete:
         gone = ada("DELETE", run["url"], status=200).json["deleted"]
         assert gone == {"runs": 1, "jobs": 2, "files": 0}
 
-    def test_waits_for_runs_that_used_what_it_made(self, ada, finished, start):
+    def test_is_a_conflict_while_another_run_uses_its_outputs(self, ada, finished, start):
         made = ada("GET", "files?kind=OUTPUT").json["items"][0]["url"]
         user = start([made]).json
         before = ada("GET", finished["url"]).json
@@ -348,14 +348,14 @@ class TestDelete:
         ada("DELETE", user["url"], status=200)
         ada("DELETE", finished["url"], status=200)
 
-    def test_lets_go_of_files_that_came_from_its_own(self, ada, finished):
+    def test_keeps_files_whose_parents_it_deletes(self, ada, finished):
         made = ada("GET", "files?kind=OUTPUT").json["items"][0]
         form = ada.form("users/ada/files", {"parent": made["url"]}, "file", "child.txt", b"", status=201)
         assert form.json["parent"] == made["url"]
         ada("DELETE", finished["url"], status=200)
         assert ada("GET", form.json["url"]).json == form.json | {"parent": None}
 
-    def test_a_pipeline_goes_with_runs_that_used_each_other(self, ada, finished, start):
+    def test_a_pipeline_is_deleted_with_runs_that_use_each_other(self, ada, finished, start):
         made = ada("GET", "files?kind=OUTPUT").json["items"][0]["url"]
         user = start([made]).json
         ada("POST", f"{user['url']}/cancel", status=200)

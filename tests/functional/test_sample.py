@@ -22,7 +22,7 @@ STEPS = {
 }
 
 
-def test_two_runs_over_the_same_file_make_the_same_bytes(service: Service, tmp_path: Path) -> None:
+def test_two_runs_over_the_same_file_create_equal_outputs(service: Service, tmp_path: Path) -> None:
     service.admin("createmodule", "robustness", str(ROBUSTNESS))
     digits = tmp_path / "digits.npz"
     subprocess.run([sys.executable, "-B", ROBUSTNESS / "make_digits.py", digits], check=True)

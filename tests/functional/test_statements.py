@@ -104,7 +104,7 @@ def grow(db, world):
 
 
 @pytest.mark.parametrize("caller", ["owner", "admin"])
-def test_a_get_takes_few_statements_and_no_more_for_many_rows(caller, world, root, db, wsgi):
+def test_a_get_executes_few_statements_for_any_number_of_rows(caller, world, root, db, wsgi):
     get = asked(world, root, caller)
     costs = []
     for _ in ("one row", "many rows"):
@@ -122,7 +122,7 @@ def test_a_get_takes_few_statements_and_no_more_for_many_rows(caller, world, roo
     assert costs[0] == costs[1]
 
 
-def test_a_refused_get_takes_no_more_than_the_identity_and_one_look(world, bob, nobody, wsgi):
+def test_a_rejected_get_executes_at_most_two_statements(world, bob, nobody, wsgi):
     for path in {path for _, path, _ in services(wsgi, "GET")} - {API}:
         with statements(wsgi) as seen:
             nobody("GET", path.format(**world.keys), status=401)
@@ -155,13 +155,13 @@ def plans(wsgi):
     return scanned
 
 
-def test_a_scan_would_be_seen(plans, wsgi):
+def test_scans_are_detected(plans, wsgi):
     with statements(wsgi) as seen, wsgi.registry.database.reading() as db:
         db.execute(sa.select(Job.id).where(Job.reason == "no index"))
     assert len(plans(seen)) == 1
 
 
-def test_what_users_get_is_found_by_indices(world, root, plans, wsgi):
+def test_requests_of_users_use_indices(world, root, plans, wsgi):
     get = asked(world, root, "owner")
     with statements(wsgi) as seen:
         for _, path, schema in services(wsgi, "GET"):
@@ -176,7 +176,7 @@ def test_what_users_get_is_found_by_indices(world, root, plans, wsgi):
     assert plans(seen) == []
 
 
-def test_what_runners_and_schedulers_do_is_found_by_indices(world, ada, helloworld, plans, wsgi):
+def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi):
     database, attempt = wsgi.registry.database, f"attempts/{world.keys['attempt']}"
     with statements(wsgi) as seen:
         world.runner("POST", f"{attempt}/heartbeat", {}, status=200)

@@ -88,7 +88,7 @@ def check(ada, pipeline, functions):
     return check
 
 
-def test_a_task_is_what_was_said_and_the_rest_is_default(ada, pipeline, functions):
+def test_a_task_has_the_values_of_the_body_and_defaults(ada, pipeline, functions):
     body = {"function": f"{functions}/every", "arguments": {"text": "abc"}}
     answer = ada("POST", pipeline["tasks"], body, status=201)
     task = answer.json
@@ -100,7 +100,7 @@ def test_a_task_is_what_was_said_and_the_rest_is_default(ada, pipeline, function
     assert ada("GET", task["function"]).json["name"] == "every"
 
 
-def test_a_function_is_named_by_its_url_in_whatever_form(ada, pipeline, functions):
+def test_a_function_is_referenced_by_any_form_of_its_url(ada, pipeline, functions):
     version = ada("GET", f"{functions}/plain").json["url"]
     for url in (f"{functions}/plain", urlsplit(f"{functions}/plain").path, version, urlsplit(version).path):
         task = ada("POST", pipeline["tasks"], {"function": url}, status=201).json
@@ -121,7 +121,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("given", "kept"), ARGUMENTS.values(), ids=ARGUMENTS)
-def test_arguments_that_fit_are_kept_and_defaults_filled_in(given, kept, check):
+def test_valid_arguments_are_stored_with_defaults_filled_in(given, kept, check):
     answer = check(given)
     assert answer.status_int == 201, answer.text
     said = {name: value for name, value in given.items() if value is not None}
@@ -150,7 +150,7 @@ MISFITS = [
 
 
 @pytest.mark.parametrize(("name", "value"), MISFITS, ids=lambda value: repr(value)[:20])
-def test_an_argument_that_does_not_fit_is_refused_never_changed(name, value, check, ada, pipeline):
+def test_an_invalid_argument_is_rejected_and_not_coerced(name, value, check, ada, pipeline):
     answer = check({"text": "abc", name: value})
     if answer.status_int == 400:
         assert abs(value) > 2**64  # Digits that no JSON number of ours has.
@@ -161,46 +161,46 @@ def test_an_argument_that_does_not_fit_is_refused_never_changed(name, value, che
     assert ada("GET", pipeline["tasks"]).json["items"] == []
 
 
-def test_all_arguments_that_do_not_fit_are_said_at_once(check):
+def test_all_invalid_arguments_are_reported_together(check):
     answer = check({"method": "cw", "steps": "3", "epsilon": True, "loud": 1, "color": "red", "": 0})
     names = ("text", "method", "steps", "epsilon", "loud", "color", "")
     is_problem(answer, 422, *(f"arguments.{name}" for name in names))
 
 
-def test_an_enum_says_what_it_offers(check):
+def test_the_error_of_an_enum_lists_its_values(check):
     problem = is_problem(check({"text": "abc", "method": "cw"}), 422, "arguments.method")
     assert "fgsm, pgd" in problem["errors"][0]["description"]
 
 
 @pytest.mark.parametrize("arguments", [None, [], "text", 3, [["text", "abc"]]])
-def test_arguments_that_are_no_object_are_refused(arguments, check):
+def test_arguments_that_are_not_an_object_are_rejected(arguments, check):
     is_problem(check(arguments), 422, "arguments")
 
 
-def test_a_function_without_options_takes_none(add):
+def test_a_function_without_options_accepts_no_arguments(add):
     assert add(arguments={}).json["arguments"] == {}
     is_problem(add(arguments={"text": "abc"}), 422, "arguments.text")
 
 
-def test_tasks_are_inserted_where_they_are_to_be(add, order):
+def test_tasks_are_inserted_at_their_positions(add, order):
     first, second = (add().json["url"] for _ in range(2))
     front, middle, end = (add(position=position).json["url"] for position in (1, 3, 5))
     assert order() == [front, first, middle, second, end]
 
 
 @pytest.mark.parametrize("position", [0, -1, 3, 2**63 - 1])
-def test_a_position_that_is_none_is_refused(position, add, order):
+def test_an_invalid_position_is_rejected(position, add, order):
     only = add().json["url"]
     is_problem(add(position=position), 422, "position")
     assert order() == [only]
 
 
 @pytest.mark.parametrize("position", [None, "1", True, 1.0, 2**63])
-def test_a_position_is_an_integer(position, add):
+def test_a_position_must_be_an_integer(position, add):
     is_problem(add(position=position), 422, "position")
 
 
-def test_a_task_is_moved_and_the_others_make_room(ada, add, order):
+def test_a_task_is_moved_and_the_others_shift(ada, add, order):
     a, b, c, d = (add().json["url"] for _ in range(4))
     for url, position, expected in ((d, 1, [d, a, b, c]), (d, 4, [a, b, c, d]), (b, 3, [a, c, b, d])):
         assert ada("PATCH", url, {"position": position}, status=200).json["position"] == position
@@ -218,7 +218,7 @@ def test_a_deleted_task_leaves_no_gap(ada, add, order):
     is_problem(ada("PATCH", b, {"position": 1}), 404)
 
 
-def test_what_is_not_said_is_not_changed(ada, pipeline, functions):
+def test_missing_fields_are_not_changed(ada, pipeline, functions):
     arguments = {"text": "abc", "steps": 3}
     body = {"function": f"{functions}/every", "arguments": arguments, "timeout": 7.5, "after": []}
     task = ada("POST", pipeline["tasks"], body, status=201).json
@@ -233,7 +233,7 @@ def test_what_is_not_said_is_not_changed(ada, pipeline, functions):
     assert ada("GET", task["url"]).json == changed
 
 
-def test_a_change_of_function_checks_the_arguments_against_the_new_one(ada, add, functions):
+def test_a_change_of_function_validates_the_arguments(ada, add, functions):
     task = add().json
     is_problem(ada("PATCH", task["url"], {"function": f"{functions}/every"}), 422, "arguments.text")
     body = {"function": f"{functions}/every", "arguments": {"text": "abc"}}
@@ -241,13 +241,13 @@ def test_a_change_of_function_checks_the_arguments_against_the_new_one(ada, add,
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "60", True, 604_801, 10**300, []])
-def test_a_timeout_that_is_none_is_refused(timeout, add):
+def test_an_invalid_timeout_is_rejected(timeout, add):
     answer = add(timeout=timeout)
     assert answer.status_int in (400, 422)
     is_problem(answer, answer.status_int)
 
 
-def test_tasks_come_after_those_that_they_name(ada, pipeline, add):
+def test_tasks_follow_the_tasks_in_after(ada, pipeline, add):
     source = add(after=[]).json
     left, right = (add(after=[source["url"]]).json for _ in range(2))
     join = add(after=[right["url"], urlsplit(left["url"]).path]).json
@@ -261,7 +261,7 @@ def test_tasks_come_after_those_that_they_name(ada, pipeline, add):
     assert [job["status"] for job in jobs] == ["QUEUED", "PENDING", "PENDING", "PENDING"]
 
 
-def test_without_saying_so_a_task_comes_after_the_one_before(ada, pipeline, add):
+def test_by_default_a_task_follows_the_previous_one(ada, pipeline, add):
     for _ in range(3):
         add()
     files = [ada.upload(f"{n}", b"", status=201).json["url"] for n in range(2)]
@@ -270,7 +270,7 @@ def test_without_saying_so_a_task_comes_after_the_one_before(ada, pipeline, add)
     assert [job["after"] for job in jobs] == [[], [jobs[0]["url"]], [jobs[1]["url"]]]
 
 
-def test_no_task_comes_after_itself_a_later_one_or_one_twice(ada, add):
+def test_a_task_cannot_follow_itself_a_later_task_or_one_task_twice(ada, add):
     a, b = (add().json["url"] for _ in range(2))
     for url, after in ((a, [a]), (a, [b]), (b, [a, a]), (b, [b])):
         is_problem(ada("PATCH", url, {"after": after}), 422, "after")
@@ -279,7 +279,7 @@ def test_no_task_comes_after_itself_a_later_one_or_one_twice(ada, add):
     is_problem(ada("PATCH", a, {"after": [b]}), 422, "after")
 
 
-def test_a_move_that_would_make_a_circle_is_refused(ada, add, order):
+def test_a_move_that_creates_a_cycle_is_rejected(ada, add, order):
     a = add().json["url"]
     b = add(after=[a]).json["url"]
     is_problem(ada("PATCH", b, {"position": 1}), 422)
@@ -289,7 +289,7 @@ def test_a_move_that_would_make_a_circle_is_refused(ada, add, order):
     assert order() == [b, a]
 
 
-def test_a_task_that_others_name_is_not_deleted(ada, add, order):
+def test_a_task_in_after_of_others_is_not_deleted(ada, add, order):
     a = add().json
     b = add(after=[a["url"]]).json
     assert is_problem(ada("DELETE", a["url"]), 409)["tasks"] == [b["id"]]
@@ -313,7 +313,7 @@ def test_a_task_that_others_name_is_not_deleted(ada, add, order):
         (["/api/v1/users/ada/pipelines/x/tasks/-1"], "after"),
     ],
 )
-def test_what_names_no_task_is_refused(after, field, add):
+def test_references_that_are_not_tasks_are_rejected(after, field, add):
     is_problem(add(after=after), 422, field)
 
 
@@ -324,13 +324,13 @@ def test_a_pipeline_has_at_most_a_hundred_tasks(add):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
-def test_a_run_over_too_few_or_too_many_files_is_refused(count, ada, pipeline, add):
+def test_a_run_over_too_few_or_too_many_files_is_rejected(count, ada, pipeline, add):
     add()
     files = [ada.upload(f"{n}", b"", status=201).json["url"] for n in range(count)]
     is_problem(ada("POST", pipeline["runs"], {"files": files}), 422, "files")
 
 
-def test_a_run_keeps_the_tasks_as_they_were(ada, pipeline, add):
+def test_a_run_keeps_the_tasks_of_its_start(ada, pipeline, add):
     task = add().json["url"]
     files = [ada.upload(f"{n}", b"", status=201).json["url"] for n in range(2)]
     run = ada("POST", pipeline["runs"], {"files": files}, status=201).json

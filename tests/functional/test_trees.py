@@ -62,7 +62,7 @@ def ask(both, ada):
     return call
 
 
-def test_links_are_those_of_the_tree_in_which_one_asks(ask):
+def test_links_belong_to_the_tree_of_the_request(ask):
     other = ask("POST", "/other/people/ada/pipelines", {"name": "p", "enabled": True})
     assert other.status_int == 201
     assert other.location == other.json["url"] == f"http://{HOST}/other/people/ada/pipelines/{other.json['id']}"
@@ -74,7 +74,7 @@ def test_links_are_those_of_the_tree_in_which_one_asks(ask):
 
 
 @pytest.mark.parametrize("mount", ["", "/ml"])
-def test_references_are_those_of_the_tree_in_which_they_are_sent(mount, ask, ada, helloworld):
+def test_references_belong_to_the_tree_of_the_request(mount, ask, ada, helloworld):
     file = ada.upload("a.txt", b"Ada", status=201).json["id"]
     pipeline = ask("POST", "/other/people/ada/pipelines", {"name": "p", "enabled": True}, mount).json
     root = f"{mount}/other"
@@ -96,18 +96,18 @@ def test_references_are_those_of_the_tree_in_which_they_are_sent(mount, ask, ada
 
 
 @pytest.mark.parametrize("url", ["/people/bob", "/people/nobody/files", "/nothing", "/documents/999", ""])
-def test_problems_are_written_as_the_tree_writes_them(url, ask):
+def test_problems_have_the_format_of_their_tree(url, ask):
     other = ask("DELETE" if not url else "GET", f"/other{url}")
     assert other.content_type == "text/plain"
     assert other.text == ("404: Not found." if url else other.text)
     is_problem(ask("GET", f"{API}/nothing{url}"), 404)
 
 
-def test_paths_that_only_begin_like_a_prefix_belong_to_the_tree_without_one(ask):
+def test_a_path_that_only_starts_like_a_prefix_belongs_to_the_tree_without_prefix(ask):
     is_problem(ask("GET", "/otherwise"), 404)
 
 
-def test_each_service_is_registered_in_every_tree_that_has_its_class(both):
+def test_services_are_registered_in_all_trees_with_their_class(both):
     paths = set(both.registry.cornice_services)
     assert {
         f"{API}/users/{{user}}/files/{{file}}",

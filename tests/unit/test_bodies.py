@@ -12,13 +12,13 @@ from mlapi.storage import CHUNK
 
 class TestRaw:
     @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
-    def test_reads_all_in_pieces(self, size):
+    def test_reads_to_the_end_in_chunks(self, size):
         body = random.Random(size).randbytes(size)
         chunks = list(read_chunks(io.BytesIO(body)))
         assert b"".join(chunks) == body
         assert all(0 < len(chunk) <= CHUNK for chunk in chunks)
 
-    def test_the_size_of_the_pieces_can_be_chosen(self):
+    def test_the_size_of_chunks_can_be_chosen(self):
         assert list(read_chunks(io.BytesIO(b"abcde"), 2)) == [b"ab", b"cd", b"e"]
 
 

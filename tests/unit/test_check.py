@@ -153,11 +153,11 @@ def found(settings):
     return list(violations(settings))
 
 
-def test_what_is_sound_has_no_violations(settings):
+def test_sound_data_has_no_violations(settings):
     assert found(settings) == []
 
 
-def test_every_invariant_of_the_tables_is_broken_here():
+def test_every_invariant_of_the_tables_is_tested():
     assert BREAKS.keys() == QUERIES.keys()
 
 
@@ -165,13 +165,13 @@ def test_every_invariant_of_the_tables_is_broken_here():
     ("statement", "line"),
     [(statement, text.format(*named)) for text, breaks in BREAKS.items() for statement, named in breaks],
 )
-def test_a_broken_invariant_is_named(statement, line, settings, db):
+def test_a_broken_invariant_is_reported(statement, line, settings, db):
     assert db.execute(statement).rowcount == 1
     db.commit()
     assert line in found(settings)
 
 
-def test_a_lease_may_be_late_for_as_long_as_a_scheduler_takes(settings):
+def test_a_lease_can_be_expired_for_as_long_as_a_scheduler_needs(settings):
     database = Database(settings.database_url)
     for late, broken in ((LATE - 5, False), (LATE + 5, True)):
         with database.writing.begin() as session:
@@ -181,14 +181,14 @@ def test_a_lease_may_be_late_for_as_long_as_a_scheduler_takes(settings):
     database.engine.dispose()
 
 
-def test_i11_a_row_that_refers_to_nothing_is_named(settings, db):
+def test_i11_a_reference_to_a_missing_row_is_reported(settings, db):
     db.execute("DELETE FROM tasks WHERE position = 1")
     db.commit()
     lines = [f"I11 row {job} of jobs refers to a row of tasks that does not exist" for job in (1, 3, 5)]
     assert found(settings) == lines
 
 
-def test_i11_a_damaged_file_is_named(settings, db):
+def test_i11_a_damaged_database_is_reported(settings, db):
     db.execute("PRAGMA writable_schema = ON")
     db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'sha256)', 'name)') WHERE name = 'ix_files_sha256'")
     db.commit()
@@ -208,20 +208,20 @@ def test_i11_a_damaged_file_is_named(settings, db):
     ],
     ids=["gone", "altered", "cut", "longer", "empty"],
 )
-def test_i7_a_content_that_is_gone_or_altered_is_named(harm, settings, blob):
+def test_i7_missing_or_damaged_content_is_reported(harm, settings, blob):
     blob.chmod(0o600)
     harm(blob)
     what = ("file 1", "file 2", "module version 1")
     assert found(settings) == [f"I7 the content of {each} is missing or damaged" for each in what]
 
 
-def test_i7_a_size_that_is_not_the_contents_is_named(settings, db):
+def test_i7_a_wrong_size_is_reported(settings, db):
     db.execute("UPDATE files SET size = 8 WHERE id = 2")
     db.commit()
     assert found(settings) == ["I7 the content of file 2 is missing or damaged"]
 
 
-def test_i6_an_old_blob_that_no_row_names_is_named(settings):
+def test_i6_an_old_unreferenced_blob_is_reported(settings):
     store = open_store(settings.media_dir)
     spare = store.put([b"spare"]).sha256
     assert found(settings) == []

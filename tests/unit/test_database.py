@@ -114,7 +114,7 @@ def test_an_unsafe_sqlite_is_used_without_wal_and_with_a_warning(
         ("journal_size_limit", 64 * 2**20),
     ],
 )
-def test_every_connection_to_sqlite_is_set(sqlite: Database, pragma: str, value: Any) -> None:
+def test_every_connection_to_sqlite_is_configured(sqlite: Database, pragma: str, value: Any) -> None:
     with sqlite.engine.connect() as writer, sqlite.reading() as reader:
         for each in (writer, reader):
             assert each.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
@@ -129,7 +129,7 @@ def test_every_connection_to_sqlite_is_set(sqlite: Database, pragma: str, value:
         ("idle_in_transaction_session_timeout", "1min"),
     ],
 )
-def test_every_connection_to_postgresql_is_set(postgresql: str, name: str, value: str) -> None:
+def test_every_connection_to_postgresql_is_configured(postgresql: str, name: str, value: str) -> None:
     engine = make_engine(postgresql)
     with engine.connect() as connection:
         assert connection.exec_driver_sql(f"SHOW {name}").scalar() == value
@@ -149,7 +149,7 @@ def test_a_connection_that_postgresql_dropped_is_replaced(postgresql: str) -> No
 
 
 @needs_wal
-def test_a_writer_keeps_no_reader_waiting(sqlite: Database) -> None:
+def test_a_writer_does_not_block_readers(sqlite: Database) -> None:
     with sqlite.writing() as writer:
         add(writer, "ada")
         began = time.monotonic()
@@ -162,7 +162,7 @@ def test_a_writer_keeps_no_reader_waiting(sqlite: Database) -> None:
 
 
 @needs_wal
-def test_a_reader_keeps_no_writer_waiting_and_sees_one_moment(sqlite: Database) -> None:
+def test_a_reader_does_not_block_writers_and_has_a_snapshot(sqlite: Database) -> None:
     with sqlite.reading() as reader:
         assert reader.scalar(COUNT) == 0
         with sqlite.writing.begin() as writer:
@@ -190,7 +190,7 @@ def test_writers_wait_for_each_other_and_lose_nothing(sqlite: Database) -> None:
         assert set(reader.scalars(sa.select(User.name))) == {f"user-{number}" for number in range(40)}
 
 
-def test_what_fails_in_a_transaction_undoes_all_of_it(sqlite: Database) -> None:
+def test_an_error_in_a_transaction_rolls_it_back(sqlite: Database) -> None:
     def add_twice() -> None:
         with sqlite.writing.begin() as db:
             add(db, "ada")
@@ -216,7 +216,7 @@ def test_an_update_and_a_delete_are_one_statement_and_leave_loaded_rows_alone(sq
         assert [statement.split()[0] for statement in seen] == ["UPDATE", "SELECT", "DELETE"]
 
 
-def test_the_databases_clock_tells_the_time_in_utc(either: sa.Engine) -> None:
+def test_the_clock_of_the_database_is_in_utc(either: sa.Engine) -> None:
     with either.connect() as connection:
         present = connection.scalar(sa.select(clock()))
         assert isinstance(present, datetime)
@@ -225,13 +225,13 @@ def test_the_databases_clock_tells_the_time_in_utc(either: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("seconds", [60.0, -60.0, 0.25, 604800.0])
-def test_the_databases_clock_reckons_from_now(either: sa.Engine, seconds: float) -> None:
+def test_the_clock_of_the_database_adds_seconds(either: sa.Engine, seconds: float) -> None:
     with either.connect() as connection:
         present, then = connection.execute(sa.select(clock(), clock(seconds).label("then"))).one()
         assert abs(then - present - timedelta(seconds=seconds)) < timedelta(seconds=0.1)
 
 
-def test_times_that_went_through_python_compare_with_the_databases_clock(either: sa.Engine) -> None:
+def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Engine) -> None:
     kept = sa.Table("kept", sa.MetaData(), sa.Column("at", sa.DateTime), prefixes=["TEMPORARY"])
     with either.connect() as connection:
         kept.create(connection)
@@ -254,7 +254,7 @@ def impatient(sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.Mo
     app.registry.database.engine.dispose()
 
 
-def test_a_busy_database_is_said_so_and_asked_for_patience(impatient: Client, sqlite: Database) -> None:
+def test_a_busy_database_is_a_503_with_retry_after(impatient: Client, sqlite: Database) -> None:
     with sqlite.writing() as holder:
         add(holder, "grace")
         refused = impatient("POST", "users/ada/pipelines", {"name": "p"})
@@ -264,7 +264,7 @@ def test_a_busy_database_is_said_so_and_asked_for_patience(impatient: Client, sq
 
 
 @needs_wal
-def test_a_busy_database_is_read_all_the_same(impatient: Client, sqlite: Database) -> None:
+def test_a_busy_database_can_be_read(impatient: Client, sqlite: Database) -> None:
     with sqlite.writing() as holder:
         add(holder, "grace")
         assert impatient("GET", "users/ada", status=200).json["name"] == "ada"
@@ -284,7 +284,7 @@ class Ended:
         pass
 
 
-def test_a_scheduler_outlasts_a_busy_database(
+def test_a_scheduler_survives_a_busy_database(
     sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)

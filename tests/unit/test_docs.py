@@ -22,7 +22,7 @@ def test_settings_and_services_are_documented():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_page_that_is_not_in_step_is_noticed(tmp_path):
+def test_an_outdated_page_is_detected(tmp_path):
     for name in ("generate.py", "api.md", "settings.md"):
         (tmp_path / name).write_text((ROOT / "docs" / name).read_text())
     (tmp_path / "settings.md").write_text("old")
@@ -35,12 +35,12 @@ def test_a_page_that_is_not_in_step_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_have_a_target(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-def test_ini_files_name_only_settings_that_there_are():
+def test_ini_files_contain_only_known_settings():
     known = {f"mlapi.{name}" for name, _, _ in rows()}
     for ini in ("development.ini", "production.ini"):
         named = set(re.findall(r"mlapi\.[a-z_]+(?= =)", (ROOT / ini).read_text()))
@@ -48,14 +48,14 @@ def test_ini_files_name_only_settings_that_there_are():
         assert "mlapi.data_dir" in named
 
 
-def test_the_table_of_settings_says_what_is_in_force():
+def test_the_table_of_settings_has_the_actual_defaults():
     defaults = {name: default for name, default, _ in rows()}
     settings = Settings.read({"mlapi.data_dir": "/tmp", "mlapi.secret_key": "0123456789abcdef0123456789abcdef"}, {})
     assert str(settings.body_limit) == defaults["body_limit"]
     assert str(int(settings.job_lease)) == defaults["job_lease"]
 
 
-def test_the_drawing_of_the_tree_is_that_of_the_code():
+def test_the_tree_in_the_readme_is_that_of_the_code():
     import mlapi.resources
 
     drawn = (ROOT / "README.md").read_text().partition("/api/v1\n")[2].partition("```")[0]

@@ -52,7 +52,7 @@ def open_files(store):
 
 
 class TestWhole:
-    def test_has_the_bytes_and_says_what_they_are(self, get, blob):
+    def test_has_the_content_and_its_headers(self, get, blob):
         response = get()
         assert response.status_code == 200
         assert response.body == CONTENT
@@ -70,7 +70,7 @@ class TestWhole:
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
-    def test_head_has_the_same_headers_and_no_bytes(self, get, store):
+    def test_head_has_the_same_headers_and_no_body(self, get, store):
         head = get("HEAD")
         assert dict(head.headers) == dict(get().headers)
         assert head.status_code == 200
@@ -83,11 +83,11 @@ class TestWhole:
         response = request.get_response(download(store, blob.sha256, 0, "empty", request))
         assert (response.status_code, response.content_length, response.body) == (200, 0, b"")
 
-    def test_a_row_without_its_blob_fails_before_the_answer_begins(self, store):
+    def test_a_missing_blob_fails_before_the_response_begins(self, store):
         with pytest.raises(MissingBlob):
             download(store, "0" * 64, 5, "a", Request.blank("/"))
 
-    def test_is_never_whole_in_memory(self, store):
+    def test_is_never_held_in_memory(self, store):
         blob = store.put(bytes(CHUNK) for _ in range(128))
         request = Request.blank("/")
         tracemalloc.start()
@@ -103,7 +103,7 @@ class TestWhole:
     @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-"}])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize("taken", [0, 1])
-    def test_a_client_that_leaves_leaves_no_file_open(self, store, blob, headers, method, taken):
+    def test_a_closed_connection_closes_the_file(self, store, blob, headers, method, taken):
         request = Request.blank("/", method=method, headers=headers)
         response = download(store, blob.sha256, blob.size, "a", request)
         app_iter = response(request.environ, lambda status, headers: None)
@@ -129,7 +129,7 @@ class TestRange:
             ("bytes=-99999999999999999999999999", 0, SIZE),
         ],
     )
-    def test_gives_a_part(self, get, header, start, stop):
+    def test_returns_a_part(self, get, header, start, stop):
         response = get(Range=header)
         assert response.status_code == 206
         assert response.body == CONTENT[start:stop]
@@ -142,7 +142,7 @@ class TestRange:
     @pytest.mark.parametrize(
         "header", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE + 5}", "bytes=-0", "bytes=9" + "0" * 30 + "-"]
     )
-    def test_beyond_the_end_is_a_problem_that_names_the_size(self, get, store, header):
+    def test_beyond_the_end_is_an_error_with_the_size(self, get, store, header):
         with pytest.raises(RangeNotSatisfiable) as caught:
             get(Range=header)
         request = Request.blank("/")
@@ -174,27 +174,27 @@ class TestRange:
             "bytes=²-",
         ],
     )
-    def test_a_header_that_is_not_one_range_is_passed_over(self, get, header):
+    def test_a_header_that_is_not_a_single_range_is_ignored(self, get, header):
         response = get(Range=header)
         assert (response.status_code, response.body) == (200, CONTENT)
         assert "Content-Range" not in response.headers
 
-    def test_nothing_of_an_empty_blob_can_be_asked_for(self):
+    def test_no_range_of_an_empty_blob_is_satisfiable(self):
         assert not span("bytes=0-", 0)
         assert span("bytes=0-", 0) is not None
 
-    def test_head_passes_over_a_range(self, get):
+    def test_head_ignores_a_range(self, get):
         response = get("HEAD", Range="bytes=0-1")
         assert (response.status_code, response.content_length) == (200, SIZE)
 
-    def test_if_range_gives_a_part_of_the_same_content_only(self, get, blob):
+    def test_if_range_returns_a_part_of_the_same_content_only(self, get, blob):
         assert get(Range="bytes=0-1", If_Range=f'"{blob.sha256}"').status_code == 206
         for other in ('"other"', f'W/"{blob.sha256}"', "Wed, 21 Oct 2015 07:28:00 GMT", "nonsense GMT"):
             response = get(Range="bytes=0-1", If_Range=other)
             assert (response.status_code, response.body) == (200, CONTENT)
 
     @given(st.text(st.characters(max_codepoint=255), max_size=20).map("bytes={}".format), st.integers(0, 50))
-    def test_any_header_gives_a_span_within_the_blob(self, header, size):
+    def test_every_header_results_in_a_span_within_the_blob(self, header, size):
         part = span(header, size)
         if part:
             assert 0 <= part.start < part.stop <= size
@@ -203,7 +203,7 @@ class TestRange:
 class TestNotModified:
     @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"x", "{}"', "*"])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_what_the_client_has_is_not_sent_again(self, get, store, blob, form, method):
+    def test_cached_content_is_not_sent_again(self, get, store, blob, form, method):
         response = get(method, If_None_Match=form.format(blob.sha256), Range="bytes=999999999-")
         assert (response.status_code, response.body) == (304, b"")
         assert response.headers["ETag"] == f'"{blob.sha256}"'
@@ -212,7 +212,7 @@ class TestNotModified:
         assert open_files(store) == []
 
     @pytest.mark.parametrize("header", ['"other"', "nonsense", '"'])
-    def test_what_it_does_not_have_is(self, get, header):
+    def test_other_content_is_sent(self, get, header):
         assert get(If_None_Match=header).body == CONTENT
 
 
@@ -234,21 +234,21 @@ class TestDisposition:
         assert not set(encoded) - set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`|~%")
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_carries_any_name_in_two_forms(self, name):
+    def test_has_every_name_in_two_forms(self, name):
         self.check(name)
 
     @given(st.text())
-    def test_carries_whatever_text(self, name):
+    def test_supports_any_text(self, name):
         self.check(name)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_survives_the_server(self, get, name):
+    def test_is_a_valid_header_for_the_server(self, get, name):
         assert get(name=name).headers["Content-Disposition"] == content_disposition(name)
 
-    def test_is_what_rfc_8187_shows(self):
+    def test_equals_the_example_of_rfc_8187(self):
         assert content_disposition("€ rates.txt") == (
             "attachment; filename=\"_ rates.txt\"; filename*=UTF-8''%E2%82%AC%20rates.txt"
         )
 
-    def test_half_a_character_does_not_break_the_answer(self):
+    def test_lone_surrogates_are_replaced(self):
         assert content_disposition("a\ud800") == "attachment; filename=\"a_\"; filename*=UTF-8''a%3F"

@@ -74,7 +74,7 @@ FILE = part("file", b"content", "a.txt")
 class TestForm:
     @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
     @pytest.mark.parametrize("before", [0, 1, 2])
-    def test_fields_come_before_and_after_the_file(self, before, length):
+    def test_fields_can_be_before_and_after_the_file(self, before, length):
         fields = [part("tags", b'{"a": 1}'), part("kind", "Ŧext".encode())]
         kept = Kept()
         got = send(form(*fields[:before], FILE, *fields[before:]), kept, length=length)
@@ -82,11 +82,11 @@ class TestForm:
         assert kept.content == b"content"
 
     @pytest.mark.parametrize("name", ["file", "blob"])
-    def test_the_file_goes_by_any_name_of_the_set(self, name):
+    def test_the_file_can_have_any_name_of_the_set(self, name):
         assert send(form(part(name, b"x", "a"))).files == [FormFile(name, "a", Blob("0" * 64, 1))]
 
     @pytest.mark.parametrize("size", [0, 1, CHUNK - 80, CHUNK, 2 * CHUNK + 7])
-    def test_the_bytes_of_the_file_are_kept_as_they_are(self, size):
+    def test_the_content_of_the_file_is_unchanged(self, size):
         body = random.Random(size).randbytes(size) + b"\r\n--" + BOUNDARY[:-1].encode() + b"\r"
         kept = Kept()
         send(form(part("file", body, "a")), kept)
@@ -94,13 +94,13 @@ class TestForm:
         assert all(0 < len(chunk) <= CHUNK + 100 for chunk in kept.chunks)
 
     @pytest.mark.parametrize("pad", range(8))
-    def test_the_end_may_fall_between_two_reads(self, pad):
+    def test_the_end_can_be_between_two_reads(self, pad):
         empty = len(form(part("file", b"", "a")))
         kept = Kept()
         send(form(part("file", bytes(CHUNK - empty + pad), "a")), kept)
         assert len(kept.content) == CHUNK - empty + pad
 
-    def test_a_put_that_leaves_early_does_not_spoil_the_rest(self):
+    def test_a_file_that_is_not_read_to_its_end_does_not_affect_the_rest(self):
         class Lazy(Kept):
             def put(self, chunks):
                 return Blob("0" * 64, len(next(iter(chunks))))
@@ -108,11 +108,11 @@ class TestForm:
         body = form(part("file", bytes(3 * CHUNK), "a"), part("kind", b"x"))
         assert send(body, Lazy()).fields == {"kind": "x"}
 
-    def test_a_name_in_unicode_is_kept_as_given(self):
+    def test_a_name_in_unicode_is_unchanged(self):
         name = "e\u0301t\u00e9 \u20ac \u202f\u05d0.txt"
         assert filename(send(form(part("file", b"", name)))) == name
 
-    def test_a_quoted_boundary_and_other_parameters_are_fine(self):
+    def test_a_quoted_boundary_and_other_parameters_are_accepted(self):
         assert send(form(FILE), content_type=f'Multipart/Form-Data; charset=utf-8; BOUNDARY="{BOUNDARY}"')
 
     def test_a_text_field_has_its_limit(self):
@@ -162,7 +162,7 @@ class TestFields:
             ([part("file", b"", "a%0D%0Ab")], "file", "control characters"),
         ],
     )
-    def test_what_is_wrong_with_a_field_names_it(self, parts, field, words):
+    def test_an_error_names_its_field(self, parts, field, words):
         name, description = refused(form(*parts))
         assert name == field
         assert words in description
@@ -187,7 +187,7 @@ class TestBroken:
 
     @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
     @pytest.mark.parametrize("cut", range(len(whole) - 4))
-    def test_a_form_without_its_end_is_refused_wherever_it_was_cut(self, cut, length):
+    def test_a_truncated_form_is_rejected(self, cut, length):
         with pytest.raises(BadForm):
             send(self.whole[:cut], length=length)
 
@@ -207,11 +207,11 @@ class TestBroken:
             "multipart/form-data; boundary=a" + "; a=b" * 300,
         ],
     )
-    def test_a_content_type_without_a_good_boundary_is_refused(self, content_type):
+    def test_an_invalid_boundary_is_rejected(self, content_type):
         with pytest.raises(BadForm, match="content type"):
             send(self.whole, content_type=content_type)
 
-    def test_a_boundary_may_have_seventy_characters(self):
+    def test_a_boundary_can_have_seventy_characters(self):
         long = "b" * 70
         body = self.whole.replace(BOUNDARY.encode(), long.encode())
         assert send(body, content_type=f"multipart/form-data; boundary={long}").files[0].name == "a.txt"
@@ -241,7 +241,7 @@ class TestBroken:
             b"Content-Length: " + b"9" * 4000 + b"\r\n",
         ],
     )
-    def test_bad_headers_of_a_part_are_refused(self, headers):
+    def test_invalid_headers_of_a_part_are_rejected(self, headers):
         with pytest.raises(BadForm, match="form is broken"):
             send(form(part("file", b"content", "a", headers)))
 
@@ -267,7 +267,7 @@ class TestBroken:
         assert list(store.blobs()) == list((tmp_path / "tmp").iterdir()) == []
 
     @pytest.mark.parametrize("problem", [TooLarge("x"), StorageFull("x"), ConnectionError("x")])
-    def test_what_the_store_refuses_comes_through(self, problem):
+    def test_errors_of_the_store_are_raised(self, problem):
         class Refusing(Kept):
             def put(self, chunks):
                 next(iter(chunks))
@@ -277,7 +277,7 @@ class TestBroken:
             send(self.whole, Refusing())
 
     @given(st.data())
-    def test_garbage_is_always_refused_in_words(self, data):
+    def test_garbage_is_always_rejected_with_a_message(self, data):
         body = bytearray(self.whole)
         for _ in range(data.draw(st.integers(1, 4))):
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -294,7 +294,7 @@ class TestManyFiles:
 
     @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
     @pytest.mark.parametrize("order", list(permutations(range(4))))
-    def test_files_and_fields_come_in_any_order(self, order, length, tmp_path):
+    def test_files_and_fields_can_be_in_any_order(self, order, length, tmp_path):
         store = LocalStore(tmp_path)
         parts = [
             part("file", b"1", "a"),
@@ -313,7 +313,7 @@ class TestManyFiles:
     @pytest.mark.parametrize(
         ("at_most", "words"), [(1, "Only one file can be sent at a time."), (2, "At most 2 files.")]
     )
-    def test_too_many_files_are_refused_before_they_are_stored(self, at_most, words):
+    def test_too_many_files_are_rejected_before_they_are_stored(self, at_most, words):
         many = Form(frozenset({"file", "blob"}), at_most=at_most)
         files = [part("file", bytes([each]), "a") for each in range(at_most)]
         kept = Kept()
@@ -322,14 +322,14 @@ class TestManyFiles:
         assert kept.content == bytes([at_most - 1])
 
     @pytest.mark.parametrize(("at_least", "words"), [(1, "A file is required."), (2, "At least 2 files are required.")])
-    def test_too_few_files_are_refused(self, at_least, words):
+    def test_too_few_files_are_rejected(self, at_least, words):
         many = Form(frozenset({"file", "blob"}), at_least=at_least, at_most=5)
         files = [FILE] * at_least
         assert len(send(form(*files), form=many).files) == at_least
         assert refused(form(*files[1:]), form=many) == ("blob", words)
 
     @pytest.mark.parametrize("parts", [[], [part("kind", b"x")]])
-    def test_files_may_be_optional(self, parts):
+    def test_files_can_be_optional(self, parts):
         assert send(form(*parts), form=self.some).files == []
 
     def test_further_files_raise_the_number_of_parts(self):
@@ -414,7 +414,7 @@ class TestUrlencoded:
         assert self.send(body, length=length) == FormData(fields, [])
 
     @pytest.mark.parametrize("tail", ["; charset=utf-8", "; charset=UTF8", ";charset=us-ascii", "; a=b"])
-    def test_parameters_of_the_content_type_are_fine(self, tail):
+    def test_parameters_of_the_content_type_are_accepted(self, tail):
         assert self.send(b"kind=x", content_type=self.media_type.title() + tail).fields == {"kind": "x"}
 
     @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ class TestUrlencoded:
             (b"kind=" + b"%78" * (TEXT + 1), "kind", "Must have at most 65536 bytes."),
         ],
     )
-    def test_what_is_wrong_with_a_field_names_it(self, body, field, words):
+    def test_an_error_names_its_field(self, body, field, words):
         assert self.refused(body) == (field, words)
 
     def test_unknown_fields_are_kept_if_the_form_keeps_them(self):
@@ -451,11 +451,11 @@ class TestUrlencoded:
             (b"x" * (FIELD_NAME + 1), "A field name must have at most 4096 bytes"),
         ],
     )
-    def test_broken_encoding_is_refused(self, body, words):
+    def test_invalid_encoding_is_rejected(self, body, words):
         with pytest.raises(BadForm, match=words):
             self.send(body)
 
-    def test_another_character_set_is_refused(self):
+    def test_another_character_set_is_rejected(self):
         with pytest.raises(BadForm, match="UTF-8"):
             self.send(b"kind=x", content_type=f"{self.media_type}; charset=latin-1")
 
@@ -481,7 +481,7 @@ class TestUrlencoded:
             read_form(self.optional, body, self.media_type, BODY + 1, Kept().put)
         assert body.tell() == 0
 
-    def test_a_body_without_its_end_is_refused(self):
+    def test_a_truncated_body_is_rejected(self):
         with pytest.raises(BadForm, match="Unexpected end"):
             self.send(b"kind=x", length=7)
 
@@ -490,7 +490,7 @@ class TestUrlencoded:
         assert read_form(self.optional, body, self.media_type, 6, Kept().put).fields == {"kind": "x"}
         assert body.tell() == 6
 
-    def test_a_body_that_comes_in_small_pieces_is_read_to_its_end(self):
+    def test_a_body_in_small_pieces_is_read_to_its_end(self):
         class Slow(io.BytesIO):
             def read(self, size=-1):
                 return super().read(min(size, 2))
@@ -518,7 +518,7 @@ class TestUrlencoded:
             assert self.send(body, self.keeping).fields == fields
 
     @given(st.binary(max_size=60))
-    def test_garbage_is_refused_in_words_or_is_text(self, body):
+    def test_garbage_is_rejected_with_a_message_or_is_text(self, body):
         try:
             got = self.send(body, self.keeping)
         except (BadForm, Invalid):
@@ -551,7 +551,7 @@ class TestPlainName:
             "€" * 80,
         ],
     )
-    def test_is_kept_as_given(self, name):
+    def test_is_unchanged(self, name):
         assert plain_name(name) == name
 
     @pytest.mark.parametrize(
@@ -574,13 +574,13 @@ class TestPlainName:
             *[(f"a{char}b", "direction") for char in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"],
         ],
     )
-    def test_what_could_do_harm_is_refused(self, name, words):
+    def test_unsafe_names_are_rejected(self, name, words):
         with pytest.raises(ValueError, match=words):
             plain_name(name)
 
     @given(st.text(max_size=30))
     @example("\x00")
-    def test_an_accepted_name_is_a_single_part_of_a_path(self, tmp_path_factory, name):
+    def test_an_accepted_name_is_a_single_component_of_a_path(self, tmp_path_factory, name):
         try:
             plain_name(name)
         except ValueError:

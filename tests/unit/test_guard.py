@@ -34,7 +34,7 @@ def test_an_allowed_host_reaches_the_handler(host, registry):
 
 
 @pytest.mark.parametrize("host", ["", "evil.example", "api.example.evil.example", "[::2]", "::1"])
-def test_another_host_is_refused_before_the_handler(host, registry):
+def test_another_host_is_rejected_before_the_handler(host, registry):
     asked = []
     response = ask(registry, asked.append, host)
     assert asked == []

@@ -204,7 +204,7 @@ def _reachable(status):
     return found
 
 
-def test_whatever_happens_no_invariant_breaks(database):
+def test_no_invariant_is_ever_broken(database):
     Life.database = database
     often = settings(max_examples=40, stateful_step_count=30, deadline=None, derandomize=True)
     run_state_machine_as_test(Life, settings=often)
@@ -223,7 +223,7 @@ def job(database):
 
 
 @pytest.mark.parametrize(("start", "to"), list(itertools.product(Status, Status)))
-def test_a_job_moves_as_the_table_says_and_nowhere_else(start, to, job):
+def test_jobs_move_only_as_the_table_allows(start, to, job):
     db, number = job
     db.execute(sa.update(Job).values(status=start))
     moved = jobs.move(db, to, Job.id == number)
@@ -231,13 +231,13 @@ def test_a_job_moves_as_the_table_says_and_nowhere_else(start, to, job):
     assert db.scalar(sa.select(Job.status)) == (to if moved else start)
 
 
-def test_the_table_names_every_status():
+def test_the_table_contains_every_status():
     assert MOVES.keys() == set(Status)
     assert {Status.FINISHED, Status.FAILED, Status.CANCELLED} == TERMINAL
     assert _reachable(Status.PENDING) >= set(Status) - {Status.PENDING}
 
 
-def test_the_database_takes_no_status_that_is_not_in_the_table(job):
+def test_the_database_rejects_other_statuses(job):
     db, _ = job
     with pytest.raises(sa.exc.IntegrityError):
         db.execute(sa.update(Job).values(status="DONE"))
@@ -254,7 +254,7 @@ def test_the_database_takes_no_status_that_is_not_in_the_table(job):
         ([], []),
     ],
 )
-def test_names_that_come_twice_get_numbers(names, taken, job):
+def test_duplicate_names_get_numbers(names, taken, job):
     db, number = job
     db.execute(sa.delete(JobInput))
     file = db.scalar(sa.select(File.id))
@@ -264,7 +264,7 @@ def test_names_that_come_twice_get_numbers(names, taken, job):
     assert [tuple(each) for each in kept] == list(enumerate(taken, 1))
 
 
-def test_a_wish_to_stop_does_not_follow_a_job_that_is_queued_again(job):
+def test_a_cancellation_request_is_not_inherited_by_a_requeued_job(job):
     db, number = job
     [claim] = attempts.claim(db, "w", 1, 60)
     attempt = claim.fence
@@ -276,7 +276,7 @@ def test_a_wish_to_stop_does_not_follow_a_job_that_is_queued_again(job):
     assert db.scalar(sa.select(Job.status)) == Status.CANCELLED
 
 
-def test_every_mix_of_jobs_has_one_status():
+def test_every_combination_of_jobs_has_one_status():
     over = {Status.FINISHED, Status.FAILED, Status.CANCELLED}
     for length in range(1, len(Status) + 1):
         for present in map(set, itertools.combinations(Status, length)):

@@ -70,7 +70,7 @@ def test_the_arguments_of_a_known_function_are_checked_as_well(db: Any, pipeline
     assert [error.name for error in caught.value.errors] == ["arguments.x", "position", "after"]
 
 
-def test_parents_are_not_wrong_because_the_position_is(db: Any, pipeline: int) -> None:
+def test_an_invalid_position_causes_no_error_of_the_parents(db: Any, pipeline: int) -> None:
     with pytest.raises(Invalid) as caught:
         insert_task(db, pipeline, KNOWN, {}, after=ids(db), position=-1)
     assert [error.name for error in caught.value.errors] == ["position"]

@@ -31,7 +31,7 @@ MODEL = Option("model", "enum", enum_values=("vgg16", "custom"), default="vgg16"
         (MODEL, "custom"),
     ],
 )
-def test_a_value_of_the_exact_type_and_within_bounds_fits(option, value):
+def test_a_value_of_the_exact_type_within_bounds_is_valid(option, value):
     assert option.problem_with(value) is None
 
 
@@ -68,7 +68,7 @@ def test_a_value_of_the_exact_type_and_within_bounds_fits(option, value):
         (MODEL, {}, "Must be one of the values of the enum."),
     ],
 )
-def test_anything_else_is_refused_with_the_reason(option, value, text):
+def test_other_values_are_rejected_with_a_reason(option, value, text):
     assert option.problem_with(value) == text
 
 
@@ -77,29 +77,29 @@ def test_anything_else_is_refused_with_the_reason(option, value, text):
     [TEXT, COUNT, RATE, MODEL, Option("b", "bool", "Words.", required=True, default=False)],
     ids=lambda option: option.name,
 )
-def test_an_option_survives_being_written_as_json(option):
+def test_an_option_can_be_restored_from_json(option):
     assert Option.from_json(option.as_json()) == option
 
 
-def test_json_leaves_out_what_is_not_set():
+def test_json_omits_null_fields():
     assert Option("n", "int").as_json() == {"name": "n", "type": "int", "doctxt": "", "required": False}
     assert MODEL.as_json()["enum_values"] == ["vgg16", "custom"]
     assert Option("b", "bool", default=False).as_json()["default"] is False
 
 
-def test_arguments_come_back_in_the_options_order_with_defaults_filled_in():
+def test_arguments_are_in_the_order_of_the_options_with_defaults_filled_in():
     options = [Option("b", "bool", default=False), MODEL, Option("text", "str", required=True)]
     arguments = check_arguments(options, {"text": "x", "model": "custom"})
     assert list(arguments.items()) == [("b", False), ("model", "custom"), ("text", "x")]
 
 
-def test_null_stands_for_an_argument_left_out():
+def test_null_is_like_a_missing_argument():
     options = [MODEL, Option("seed", "int")]
     assert check_arguments(options, {"model": None, "seed": None}) == {"model": "vgg16"}
 
 
 @pytest.mark.parametrize("arguments", [{}, {"text": None}])
-def test_a_required_option_without_default_must_be_given(arguments):
+def test_a_required_option_without_default_must_have_a_value(arguments):
     with pytest.raises(Invalid) as caught:
         check_arguments([Option("text", "str", required=True)], arguments)
     assert caught.value.errors == [FieldError("arguments.text", "Required.")]
@@ -110,19 +110,19 @@ def test_a_required_option_with_a_default_is_filled_in():
 
 
 @pytest.mark.parametrize("arguments", [{"rate": 1}, {}])
-def test_an_integer_for_a_float_is_kept_as_a_float(arguments):
+def test_an_integer_for_a_float_is_stored_as_a_float(arguments):
     kept = check_arguments([Option("rate", "float", default=1)], arguments)["rate"]
     assert kept == 1.0
     assert type(kept) is float
 
 
-def test_the_arguments_given_are_left_as_they_are():
+def test_the_passed_arguments_are_not_modified():
     given = {"rate": 1}
     check_arguments([RATE, MODEL], given)
     assert given == {"rate": 1}
 
 
-def test_every_error_is_named_at_once():
+def test_all_errors_are_reported_together():
     with pytest.raises(Invalid) as caught:
         check_arguments([COUNT, Option("text", "str", required=True)], {"colour": 1, "count": 0}, prefix="tasks.0")
     assert caught.value.errors == [
@@ -132,7 +132,7 @@ def test_every_error_is_named_at_once():
     ]
 
 
-def test_a_function_without_options_takes_no_arguments():
+def test_a_function_without_options_accepts_no_arguments():
     assert check_arguments([], {}) == {}
     with pytest.raises(Invalid) as caught:
         check_arguments([], {"x": None})

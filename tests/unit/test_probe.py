@@ -96,7 +96,7 @@ def test_an_mlapi_service_has_no_problem(app: Any, port: int) -> None:
         assert str(probe.problem_with(f"http://127.0.0.1:{port}/elsewhere")).startswith("status 404, ")
 
 
-def test_a_port_on_which_nobody_listens_is_named(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_a_server_is_reported(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(f"http://127.0.0.1:{port}", monkeypatch) == (
         f"No mlapi service answers at http://127.0.0.1:{port}: connection refused. "
         "Set mlapi.url to the address at which this machine reaches it."
@@ -112,7 +112,7 @@ def test_a_port_on_which_nobody_listens_is_named(port: int, monkeypatch: pytest.
         (400, b'{"detail": "Host not allowed."}', "status 400, Host not allowed. Set"),
     ],
 )
-def test_another_server_is_named(
+def test_another_server_is_reported(
     port: int, monkeypatch: pytest.MonkeyPatch, status: int, content: bytes, words: str
 ) -> None:
     server, asked = other_server(port, status, content)
@@ -122,7 +122,7 @@ def test_another_server_is_named(
     assert set(asked) == {"/api/v1"}
 
 
-def test_what_is_no_http_is_named(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_is_not_http_is_reported(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", port)) as listener:
 
         def answer() -> None:
@@ -142,7 +142,7 @@ def test_what_is_no_http_is_named(port: int, monkeypatch: pytest.MonkeyPatch) ->
         thread.join()
 
 
-def test_a_host_without_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_an_address_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "http://no-such-host.invalid: " in refusal("http://no-such-host.invalid", monkeypatch)
 
 

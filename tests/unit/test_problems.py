@@ -115,7 +115,7 @@ class TestProblemOf:
         assert (problem.status, problem.detail, problem.headers) == (403, "Permission denied.", ())
 
     @pytest.mark.parametrize("error", [http.HTTPUnauthorized(), http.HTTPForbidden()])
-    def test_an_unknown_caller_is_asked_to_authenticate(self, error, request_):
+    def test_a_caller_without_authentication_gets_401(self, error, request_):
         assert problem_of(error, request_).headers == (("WWW-Authenticate", "Bearer"),)
 
     def test_the_headers_of_an_http_exception_are_kept_but_not_those_of_its_body(self, request_):
@@ -128,7 +128,7 @@ class TestProblemOf:
         assert headers == {**GUARDS, "Content-Range": "bytes */3", "Cache-Control": "no-store"}
 
     @pytest.mark.parametrize("error", [ZeroDivisionError("secret"), sqlalchemy.exc.TimeoutError("secret")])
-    def test_an_incident_is_logged_and_tells_the_client_its_number_only(self, error, request_, caplog):
+    def test_an_incident_is_logged_and_the_response_has_only_its_number(self, error, request_, caplog):
         problem = problem_of(error, request_)
         number = problem.members["incident"]
         assert f"incident {number} " in problem.detail
@@ -186,7 +186,7 @@ class TestWriteProblem:
         assert orjson.loads(write_problem(Problem(409, "x", members={"a": PurePath("b")}), request_).body)["a"] == "b"
 
     @pytest.mark.parametrize(("headers", "value"), [((), "5"), ((("Retry-After", "60"),), "60")])
-    def test_a_503_says_when_to_retry(self, headers, value, request_):
+    def test_a_503_has_retry_after(self, headers, value, request_):
         response = write_problem(Problem(503, "x", headers=headers), request_)
         assert response.headers.getall("Retry-After") == [value]
 

@@ -604,7 +604,7 @@ SLEEPER = "print('begun')\nnote(os.getpid())\ntime.sleep(60)"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409])
-def test_an_attempt_that_is_over_is_abandoned_without_a_report(server, start, status):
+def test_an_attempt_that_has_ended_is_abandoned_without_a_report(server, start, status):
     runner = start(SLEEPER)
     pid = runner.read_note()
     server.fault = lambda method, path: status if path == "/heartbeat" else None
@@ -655,7 +655,7 @@ def test_a_runner_suspended_beyond_its_lease_does_nothing_more(server, start):
     assert server.reports == []
 
 
-def test_an_attempt_that_is_already_over_starts_nothing(server, start):
+def test_an_attempt_that_has_already_ended_starts_nothing(server, start):
     server.over = True
     runner = start("note(1)")
     assert runner.end() == 3

@@ -85,9 +85,7 @@ def test_as_many_jobs_are_claimed_as_slots_are_free(database: Database, make: Ma
     assert [ticket.attempt_id for ticket in executor.tickets] == [1, 2, 3]
 
 
-def test_a_scheduler_that_starts_again_counts_the_attempts_that_run_on_its_machine(
-    database: Database, make: Make
-) -> None:
+def test_a_restarted_scheduler_counts_the_running_attempts_of_its_machine(database: Database, make: Make) -> None:
     make()[0].tick()
     again, executor = make()
     assert again.tick() is False
@@ -103,7 +101,7 @@ def test_the_attempts_of_other_machines_take_no_slot(make: Make) -> None:
     assert [ticket.attempt_id for ticket in executor.tickets] == [3, 4]
 
 
-def test_a_job_whose_workers_are_lost_says_how_often_and_why(database: Database, make: Make) -> None:
+def test_a_job_whose_workers_are_lost_has_a_reason(database: Database, make: Make) -> None:
     scheduler, executor = make(slots="1", job_lease="60")
     scheduler.tick()
     executor.ended = {1: -9}

@@ -24,14 +24,14 @@ def read(tmp_path: Path) -> Any:
     return read
 
 
-def test_without_a_word_everything_is_in_the_data_folder(read: Any, tmp_path: Path) -> None:
+def test_by_default_all_data_is_in_the_data_folder(read: Any, tmp_path: Path) -> None:
     settings, data = read(), tmp_path / "data"
     assert settings.database_url == f"sqlite:///{data}/mlapi.db"
     assert (settings.media_dir, settings.scratch_dir) == (data / "files", data / "scratch")
     assert data.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_is_said_is_taken_as_what_it_is(read: Any, tmp_path: Path) -> None:
+def test_settings_are_parsed_by_their_type(read: Any, tmp_path: Path) -> None:
     settings = read(
         media_dir=str(tmp_path / "blobs"),
         allowed_hosts="a.example, b.example  c.example",
@@ -66,7 +66,7 @@ def test_the_url_is_derived_from_host_and_port_unless_it_is_set(read: Any, host:
     assert read(host=host, port=port, url="https://mlapi.example").url == "https://mlapi.example"
 
 
-def test_a_relative_folder_is_where_the_process_was_started(
+def test_a_relative_folder_is_below_the_working_directory(
     read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,12 +74,12 @@ def test_a_relative_folder_is_where_the_process_was_started(
     assert (settings.data_dir, settings.scratch_dir) == (tmp_path / "here", tmp_path / "there")
 
 
-def test_the_environment_wins_and_other_variables_mean_nothing(read: Any) -> None:
+def test_the_environment_takes_precedence_and_other_variables_are_ignored(read: Any) -> None:
     settings = read({"MLAPI_SLOTS": "5", "MLAPI_NO_SUCH": "1", "SLOTS": "9"}, slots="3", job_attempts="4")
     assert (settings.slots, settings.job_attempts) == (5, 4)
 
 
-def test_the_settings_of_others_in_the_same_ini_file_are_passed_over(tmp_path: Path) -> None:
+def test_other_settings_in_the_ini_file_are_ignored(tmp_path: Path) -> None:
     told = {"mlapi.data_dir": str(tmp_path), "pyramid.includes": "x", "sqlalchemy.url": "y", "here": "z"}
     assert Settings.read(told, {}).data_dir == tmp_path
 
@@ -107,7 +107,9 @@ def test_the_settings_of_others_in_the_same_ini_file_are_passed_over(tmp_path: P
         ("host", "http://localhost", "must be a host name or an IP address"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(read: Any, tmp_path: Path, name: str, value: str, words: str) -> None:
+def test_an_invalid_setting_is_reported_with_its_value(
+    read: Any, tmp_path: Path, name: str, value: str, words: str
+) -> None:
     with pytest.raises(SettingsError, match=re.escape(f"mlapi.{name}: {value!r} ") + ".*" + re.escape(words)):
         read(**{name: value})
     with pytest.raises(SettingsError, match=f"mlapi.{name}: "):
@@ -115,7 +117,7 @@ def test_a_wrong_setting_is_named_with_its_value(read: Any, tmp_path: Path, name
     assert not (tmp_path / "data").exists()
 
 
-def test_everything_wrong_is_named_at_once(read: Any) -> None:
+def test_all_errors_of_settings_are_reported_together(read: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         read(slots="x", job_lease="-1", sekret_key="?", scheduler="maybe")
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
@@ -135,23 +137,23 @@ def test_everything_wrong_is_named_at_once(read: Any) -> None:
         ({"job_timeout": "100", "job_timeout_limit": "99"}, "job_timeout"),
     ],
 )
-def test_settings_that_are_not_safe_together_are_refused(read: Any, told: dict[str, str], named: str) -> None:
+def test_unsafe_combinations_are_rejected(read: Any, told: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=f"^mlapi.{named}: must [^\n]+$"):
         read(**told)
 
 
-def test_a_data_folder_that_cannot_be_is_a_wrong_setting(read: Any, tmp_path: Path) -> None:
+def test_an_impossible_data_folder_is_an_invalid_setting(read: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"mlapi\.data_dir: "):
         read(data_dir=str(tmp_path / "file" / "data"))
 
 
-def test_a_secret_that_is_told_is_used_and_not_kept(read: Any, tmp_path: Path) -> None:
+def test_a_configured_secret_is_used_and_not_stored(read: Any, tmp_path: Path) -> None:
     assert read(secret_key=KEY).secret_key == KEY
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_secret_is_made_once_for_its_owner_alone(read: Any, tmp_path: Path) -> None:
+def test_a_secret_is_generated_once_and_private(read: Any, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         keys = {each.result().secret_key for each in [threads.submit(read) for _ in range(8)]}
     (kept,) = (tmp_path / "data").iterdir()
@@ -164,7 +166,7 @@ def test_two_services_have_different_secrets(read: Any, tmp_path: Path) -> None:
     assert read().secret_key != read(data_dir=str(tmp_path / "other")).secret_key
 
 
-def test_every_setting_has_a_meaning_and_a_default_that_is_good(read: Any) -> None:
+def test_every_setting_has_a_meaning_and_a_valid_default(read: Any) -> None:
     assert [name for name, _, _ in rows()] == [each.name for each in fields(Settings)]
     assert all(meaning.endswith(".") for _, _, meaning in rows())
     read()
