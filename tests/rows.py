@@ -1,4 +1,4 @@
-"""Rows made behind the API's back, for tests of what lies below it."""
+"""Rows that are created without the API, for tests of the layers below it."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ SHA256 = "0" * 64
 
 
 def furnish(db: Session, after: list[list[int] | None], sha256: str = SHA256) -> tuple[int, int]:
-    """Make a user with a file of that digest, and an enabled pipeline of that graph; returns their ids.
+    """Create a user with a file of this digest, and an enabled pipeline of this graph; returns their ids.
 
-    A graph says for each task what it comes after, by index; None is the task before it.
+    A graph has the indices of the parents of every task; None stands for the previous task.
     """
     user = User(name="ada", password_hash="")
     module = Module(name="m")

@@ -1,4 +1,4 @@
-"""What tests of the application share: ini files, databases, and a client that speaks HTTP."""
+"""Shared parts of tests of the application: ini files, databases, and an HTTP client."""
 
 import io
 import os
@@ -62,7 +62,7 @@ format = %(levelname)s %(name)s %(message)s
 
 
 def write_ini(folder: Path, url: str, port: int = 6543, **settings: Any) -> Path:
-    """An ini file for the database at `url`; argon2id at a cost that tests can afford."""
+    """An ini file for the database at `url`, with cheap argon2id parameters."""
     told = {
         "database_url": url,
         "data_dir": folder / "data",
@@ -83,7 +83,7 @@ def command(name: str) -> str:
 
 
 def migrate(ini: Path) -> None:
-    """Bring the database of an ini file to the newest revision, as an operator does."""
+    """Migrate the database of an ini file to the newest revision."""
     subprocess.run([command("alembic"), "-c", ini, "upgrade", "head"], check=True, capture_output=True)
 
 
@@ -95,7 +95,7 @@ def admin(ini: Path, *words: str, check: bool = True, **kw: Any) -> subprocess.C
 
 
 def new_database(postgresql: str) -> str:
-    """URL of a new, empty database of a PostgreSQL server."""
+    """The URL of a new, empty database of a PostgreSQL server."""
     engine = sa.create_engine(postgresql, isolation_level="AUTOCOMMIT")
     name = f"t{uuid.uuid4().hex}"
     with engine.connect() as connection:
@@ -113,7 +113,7 @@ def empty(engine: sa.Engine, metadata: sa.MetaData) -> None:
 
 
 class Client:
-    """Somebody who speaks HTTP to the application, under a name or nobody's."""
+    """An HTTP client of the application, with or without a token."""
 
     def __init__(self, app: TestApp, name: str | None = None, token: str | None = None) -> None:
         self.app, self.name = app, name
@@ -123,7 +123,7 @@ class Client:
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def __call__(self, method: str, url: str, json: Any = None, status: int | None = None, **kw: Any) -> Any:
-        """Make a request to a URL, or to a path below the API; any status is fine unless one is named."""
+        """Make a request to a URL, or to a path below the API; asserts the status if there is one."""
         headers = {"Host": HOST, **self.headers, **kw.pop("headers", {})}
         url = url if url.startswith(("http", "/")) else f"{API}/{url}"
         if json is not None:
@@ -137,7 +137,7 @@ class Client:
         return self("POST", url, body=body, headers={"Content-Type": content_type}, **kw)
 
     def upload(self, name: str, content: bytes, **kw: Any) -> Any:
-        """Upload a file of the caller's, raw."""
+        """Upload a file of the caller as a raw body."""
         headers = {"Content-Type": "application/octet-stream", **kw.pop("headers", {})}
         url = f"users/{self.name}/files?name={name}"
         return self("PUT", url, body=content, headers=headers, **kw)
@@ -156,7 +156,7 @@ def multipart(fields: dict[str, str], name: str, filename: str, content: bytes) 
 
 
 def is_problem(response: Any, status: int, *fields: str) -> dict[str, Any]:
-    """Assert that a response is a problem document of that status which names those fields; return it."""
+    """Assert that a response is a problem document with this status and these fields; returns it."""
     assert response.status_int == status, (response.status, response.text)
     assert response.content_type == "application/problem+json"
     problem = response.json
@@ -170,7 +170,7 @@ def is_problem(response: Any, status: int, *fields: str) -> dict[str, Any]:
 
 
 def services(wsgi: Any, *methods: str) -> list[tuple[str, str, Any]]:
-    """Method, URL template and schema of every view of these methods, as the registry has them."""
+    """Method, URL template and schema of all views of these methods in the registry."""
     found = {
         (method, service.path): args.get("schema")
         for service in wsgi.registry.cornice_services.values()
@@ -181,7 +181,7 @@ def services(wsgi: Any, *methods: str) -> list[tuple[str, str, Any]]:
 
 
 class World:
-    """One of every kind of thing of one user's, and the runner of its job: every URL leads somewhere."""
+    """One resource of every kind of one user, and the runner of its job, so that every URL template exists."""
 
     def __init__(self, root: Client, helloworld: str, wsgi: Any) -> None:
         file = root.upload("a.txt", b"Ada", status=201).json
@@ -208,13 +208,13 @@ class World:
         self.runner = Client(root.app, token=wsgi.registry.tokens.make(claim.attempt_id, "job", 60))
 
     def ask(self, method: str, template: str, /, query: str = "", keys: Any = None, **kw: Any) -> Any:
-        """Make a request to the place of that URL template, as one who may make it."""
+        """Make a request to a URL template, as a caller with access."""
         client = self.runner if "{attempt}" in template else self.root
         return client(method, template.format(**{**self.keys, **(keys or {})}) + query, **kw)
 
 
 class Runner(Client):
-    """The runner of a claimed job, over HTTP and without a process."""
+    """The runner of a claimed job, as an HTTP client without a process."""
 
     def __init__(self, app: TestApp, wsgi: Any, claim: attempts.Claim) -> None:
         super().__init__(app, token=wsgi.registry.tokens.make(claim.attempt_id, "job", 60))
@@ -225,11 +225,11 @@ class Runner(Client):
         return str(self("POST", f"{self.url}/outputs", body=content, status=201).json["sha256"])
 
     def report(self, status: str = "FINISHED", **more: Any) -> Any:
-        """Say how the attempt ended."""
+        """Report the result of the attempt."""
         return self("POST", f"{self.url}/report", {"status": status, **more})
 
     def finish(self, *names: str, **more: Any) -> None:
-        """Say that it ended well, with outputs of these names."""
+        """Report FINISHED, with outputs of these names."""
         made = [{"name": each, "sha256": self.put(each.encode()), "tags": {}, "origin": "created"} for each in names]
         assert self.report(outputs=made, **more).status_int == 200
 
@@ -242,7 +242,7 @@ def claimed(app: TestApp, wsgi: Any, most: int = 1, lease: float = 60) -> list[R
 
 
 def pipeline_of(client: Client, *tasks: dict[str, Any]) -> Any:
-    """Make an enabled pipeline with these tasks; returns it and its tasks as they are shown."""
+    """Create an enabled pipeline with these tasks; returns the documents of the pipeline and the tasks."""
     made = {"name": "p", "enabled": True}
     pipeline = client("POST", f"users/{client.name}/pipelines", made, status=201).json
     return pipeline, [client("POST", pipeline["tasks"], task, status=201).json for task in tasks]
@@ -250,7 +250,7 @@ def pipeline_of(client: Client, *tasks: dict[str, Any]) -> Any:
 
 @contextmanager
 def another_app(wsgi: Any, folder: Path, **settings: Any) -> Iterator[TestApp]:
-    """The application anew, over the same database and for the same tokens, with other settings."""
+    """Another application with the same database and key, but other settings."""
     same = wsgi.registry.mlapi
     app = get_app(str(write_ini(folder, same.database_url, secret_key=same.secret_key, **settings)))
     try:
@@ -261,7 +261,7 @@ def another_app(wsgi: Any, folder: Path, **settings: Any) -> Iterator[TestApp]:
 
 @contextmanager
 def little_room(kind: str, folder: Path) -> Iterator[Path]:
-    """A folder in which 16 MiB can be written: a small disk, or a limit of the size of files."""
+    """A folder with space for 16 MiB: a small disk, or a limit of the file size."""
     if kind == "disk":
         mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -298,7 +298,7 @@ functions:
 
 
 def picky(root: Client) -> str:
-    """Register a module whose function takes two files and promises a model; returns its URL."""
+    """Register a module whose function accepts two files and must output a model; returns its URL."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, text in (("mlapi.yaml", PICKY), ("main.py", "")):

@@ -1,4 +1,4 @@
-"""The commands as operators run them, mlapi-admin, mlapi-scheduler, pshell, alembic, and how they exit."""
+"""The commands of operators: mlapi-admin, mlapi-scheduler, pshell and alembic, with their exit statuses."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def store(wsgi: Any) -> Any:
 
 
 def refused(done: Any, status: int, *words: str) -> None:
-    """Assert that a command was refused with a status, in these words, and no traceback."""
+    """Assert the exit status of a command that failed with these messages and without a traceback."""
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     for each in words:
@@ -99,7 +99,7 @@ def test_the_exit_status_shows_whether_a_user_exists(ini: Path, ada: Client, nam
 
 
 def packed(kind: str, folder: Path) -> Path:
-    """The sample module as a folder, or as an archive of some kind."""
+    """The sample module as a folder, or as an archive."""
     files = [path for path in HELLOWORLD.iterdir() if path.is_file()]
     target = folder / f"helloworld{kind}"
     if kind == ".tar.gz":
@@ -171,7 +171,7 @@ def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str)
 def test_a_sweep_deletes_unreferenced_contents_only(ini: Path, ada: Client, store: Any, db: Any) -> None:
     file = ada.upload("kept.txt", b"kept", status=201).json
     unnamed = store.put([b"left over"])
-    assert "Deleted 0 blobs" in admin(ini, "sweep").stdout  # Its grace is not over.
+    assert "Deleted 0 blobs" in admin(ini, "sweep").stdout  # The grace period has not ended.
     done = admin(ini, "sweep", env={**os.environ, "MLAPI_SWEEP_GRACE": "0.001"})
     assert store.size(unnamed.sha256) is None
     assert done.stdout.startswith("Deleted ")
@@ -207,7 +207,7 @@ def test_check_reports_damaged_data(ini: Path, ada: Client, helloworld: str, sto
 
 
 def run(program: str, ini: Path) -> Any:
-    """Run a program with an ini file with which it should not even begin."""
+    """Run a program with an invalid ini file."""
     words = ["-c", str(ini), "check"] if program == "mlapi-admin" else [str(ini)]
     return subprocess.run([command(program), *words], capture_output=True, text=True, timeout=20, check=False)
 
@@ -253,7 +253,7 @@ def test_the_shell_provides_the_tree_and_the_tables(ini: Path, ada: Client) -> N
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def fresh(request: Any, tmp_path: Path) -> Path:
-    """An ini file whose database is empty and not migrated."""
+    """An ini file with an empty database without tables."""
     url = f"sqlite:///{tmp_path}/test.db"
     if request.param == "postgresql":
         url = new_database(request.getfixturevalue("postgresql"))

@@ -1,6 +1,6 @@
-"""Bad input gets a clear answer: a problem that names what is wrong, never a 500 and never HTML.
+"""Invalid input: the response is a problem that names the errors, never a 500 and never HTML.
 
-The services are read off the registry: one that is added is tested here without another line.
+The services come from the registry, so that new services are tested too.
 """
 
 import time
@@ -41,7 +41,7 @@ UNREADABLE = {
     "100,000 brackets": b"[" * DEEP,
     "many keys and one twice": b"{%s}" % b",".join(b'"k%d":1' % min(n, 79_998) for n in range(80_000)),
 }
-"""Bodies that are no JSON, or none that means one thing only."""
+"""Bodies that are not JSON, or ambiguous."""
 
 UNFIT = {
     "null": b"null",
@@ -58,11 +58,11 @@ UNFIT = {
     "a field of half a character": b'{"\\ud800": 1}',
     "80,000 fields": b"{%s}" % b",".join(b'"k%d":1' % n for n in range(80_000)),
 }
-"""JSON that no service takes for a body."""
+"""JSON that is not a valid body of any service."""
 
 
 def deep(levels):
-    """An object that nests."""
+    """A nested object."""
     return {"a": deep(levels - 1)} if levels else {}
 
 
@@ -98,7 +98,7 @@ UNHOLDABLE = {
     "an object of half a character",
     "an object of 2^63",
 }
-"""Values that no field takes, whatever its type."""
+"""Values that are not valid for any field."""
 
 
 @pytest.fixture
@@ -108,14 +108,14 @@ def world(root, helloworld, wsgi):
 
 @pytest.fixture
 def with_body(wsgi):
-    """Every service that takes JSON."""
+    """All services with a JSON body."""
     found = [each for each in services(wsgi, "POST", "PUT", "PATCH", "DELETE") if each[2] and each[2].body]
     assert len(found) >= 9
     return found
 
 
 def send(world, method, path, body, content_type="application/json"):
-    """Send a body to every kind of service within two seconds."""
+    """Send a body to all services, within two seconds."""
     began = time.monotonic()
     answer = world.ask(method, path, body=body, headers={"Content-Type": content_type})
     assert time.monotonic() - began < 2, (method, path)
@@ -160,7 +160,7 @@ def test_a_body_over_the_limit_is_rejected(world, with_body, wsgi):
 
 
 def accepts(kind, name, value):
-    """Whether a field of that type may hold a value, going by the type alone."""
+    """Whether a value is valid for a type of field."""
     if isinstance(kind, (OrNull, OrNullList)) and value is None:
         return True
     if isinstance(kind, OrNull):
@@ -225,11 +225,11 @@ NO_KEYS = [
         "*",
     ),
 ]
-"""What stands in a URL in the place of a key, and is none."""
+"""URL segments that are not valid keys."""
 
 
 def with_other_keys(world, wsgi, segment):
-    """Ask at each place, with one of the keys in its URL replaced."""
+    """Make a GET request to every URL, with one of its keys replaced."""
     for method, path, _ in services(wsgi, *ANY):
         for key in world.keys:
             if f"{{{key}}}" in path:
@@ -327,7 +327,7 @@ def test_any_text_is_stored_unchanged(text, ada):
 
 @pytest.fixture
 def pipeline(ada, helloworld):
-    """An enabled pipeline of ada's with one task."""
+    """An enabled pipeline of ada with one task."""
     made = ada("POST", "users/ada/pipelines", {"name": "greet", "enabled": True}, status=201).json
     ada("POST", made["tasks"], {"function": helloworld}, status=201)
     return made
@@ -335,14 +335,14 @@ def pipeline(ada, helloworld):
 
 @pytest.fixture
 def bobs(bob, helloworld):
-    """A file, a pipeline and a task of another user's."""
+    """A file, a pipeline and a task of another user."""
     pipeline = bob("POST", "users/bob/pipelines", {"name": "bob's"}, status=201).json
     task = bob("POST", pipeline["tasks"], {"function": helloworld}, status=201).json
     return {"file": bob.upload("b.txt", b"Bob", status=201).json, "pipeline": pipeline, "task": task}
 
 
 def as_ours(url):
-    """The URL of another user's thing as it would be, were it ada's."""
+    """The URL of another user's resource, below ada's URL."""
     return url.replace("/users/bob/", "/users/ada/")
 
 

@@ -1,4 +1,4 @@
-"""Answers are what is declared of them: members and JSON types, for every service of the registry."""
+"""Documents in responses: members and JSON types equal the declarations, for all services of the registry."""
 
 import datetime
 import re
@@ -17,7 +17,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 def mismatches(value, hint, where="$"):
-    """Where a JSON value is not of a type."""
+    """The places at which a JSON value does not have its type."""
     if is_typeddict(hint) or is_typeddict(get_origin(hint)):
         declared = documents.members(hint)
         if not isinstance(value, dict) or value.keys() != declared.keys():
@@ -34,7 +34,7 @@ def mismatches(value, hint, where="$"):
 
 
 def fits(value, hint, origin):
-    """Whether a JSON value is of a type that has no parts."""
+    """Whether a JSON value has a scalar type."""
     if hint is datetime.datetime:
         return isinstance(value, str) and bool(TIME.fullmatch(value))
     if hint is Url:
@@ -48,7 +48,7 @@ def fits(value, hint, origin):
 
 @pytest.fixture
 def gets(wsgi):
-    """URL template and type of the answer of every GET."""
+    """URL template and document type of all GETs."""
     return [
         (service.path, documents.answer_of(view, service.context))
         for service in wsgi.registry.cornice_services.values()
@@ -69,7 +69,7 @@ def test_every_get_returns_the_declared_document(gets, root, helloworld, wsgi):
 
 
 def test_every_member_is_tested_with_a_value(gets, root, helloworld, wsgi, app):
-    """What is null everywhere would hide a wrong type: a finished job with outputs has everything."""
+    """A member that is always null could hide a wrong type; a finished job with outputs has all members."""
     world = World(root, helloworld, wsgi)
     attempt = f"attempts/{world.keys['attempt']}"
     sha256 = world.runner("POST", f"{attempt}/outputs", body=b"out", status=201).json["sha256"]

@@ -1,4 +1,4 @@
-"""Files over HTTP: what goes in comes out, byte for byte, and nothing else does harm."""
+"""Files over HTTP: uploads, downloads, changes and deletion."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ FILES = "users/ada/files"
 
 @pytest.fixture
 def file(ada):
-    """A file of ada's."""
+    """A file of ada."""
     return ada.upload("a.txt", b"0123456789", status=201).json
 
 
@@ -153,7 +153,7 @@ def test_a_name_is_stored_unchanged(name, ada):
     assert said == content_disposition(name)
     assert said.isascii()
     assert said.endswith(f"filename*=UTF-8''{quote(name, safe='!#$&+-.^_`|~')}")
-    if '"' not in name:  # The quotes of a form's header cannot carry it plainly.
+    if '"' not in name:  # A quote must be escaped in the header of a form.
         assert ada.form(FILES, {}, "file", name, b"", status=201).json["name"] == name
 
 
@@ -167,7 +167,7 @@ REFUSED = [
 def test_an_unsafe_name_is_rejected(name, ada):
     problem = is_problem(ada.upload(quote(name, safe=""), b"bytes"), 422, "name")
     assert problem["errors"][0]["location"] == "querystring"
-    if not set(name) & set("\r\n\\\0"):  # Such a header is broken already.
+    if not set(name) & set("\r\n\\\0"):  # Such a header is malformed.
         is_problem(ada.form(FILES, {}, "file", name, b"bytes"), 422, "file")
     assert ada("GET", FILES).json["items"] == []
 

@@ -1,4 +1,4 @@
-"""Who one is: passwords, tokens, and what every answer carries whoever asks."""
+"""Authentication: passwords, tokens, hosts, and the headers of all responses."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ def encoded(part):
 
 
 def signed(key, header=None, digest=hashlib.sha256, **claims):
-    """A token that says exactly this, whatever a library thinks of it; a claim of None is left out."""
+    """A token with exactly these claims, without validation; claims that are None are omitted."""
     now = int(time.time())
     told = {"sub": "1", "typ": "access", "iat": now, "exp": now + 60, **claims}
     body = ", ".join(
@@ -61,7 +61,7 @@ def unsigned(token, alg):
 
 
 def respelled(token):
-    """The same bytes in Base64 that ends otherwise: two bits of the last character stand for nothing."""
+    """The same bytes in another Base64 text: two bits of the last character have no meaning."""
     letters = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     return token[:-1] + letters[letters.index(token[-1]) ^ 1]
 
@@ -128,7 +128,7 @@ HOSTILE = {
     "two tokens": lambda key, good, user: f"{good} {good}",
     "a token and a comma": lambda key, good, user: f"{good},{good}",
 }
-"""How each hostile token is made, from the key, a good token and the user's id."""
+"""Forged tokens, as functions of the key, a valid token and the id of the user."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -186,7 +186,7 @@ def test_a_token_expires(app, ada, ada_id, key):
 
 
 class TestLogin:
-    """A name and a password are changed for tokens."""
+    """A name and a password are exchanged for tokens."""
 
     def test_returns_tokens_with_their_lifetimes(self, ada, ada_id, nobody, key):
         answer = nobody("POST", TOKEN, {"name": "ada", "password": PASSWORD}, status=200).json
@@ -226,7 +226,7 @@ class TestLogin:
 
 
 class TestRefresh:
-    """A refresh token is changed for new tokens."""
+    """A refresh token is exchanged for new tokens."""
 
     @pytest.fixture
     def tokens(self, ada, nobody):
@@ -273,7 +273,7 @@ def test_a_change_of_role_takes_effect_immediately(ada, bob, ada_id, db):
 
 
 class TestPasswords:
-    """Passwords are long, and kept as argon2id hashes."""
+    """Passwords are long, and stored as argon2id hashes."""
 
     def test_are_stored_as_argon2id_hashes(self, root, db):
         for name in ("one", "two"):
@@ -338,7 +338,7 @@ class TestSecret:
 
 
 class TestHost:
-    """The service answers for its own host names only."""
+    """The service accepts only allowed hosts."""
 
     @pytest.mark.parametrize(
         "host", ["localhost", "localhost:6543", "LOCALHOST:80", "127.0.0.1:1", "[::1]:6543", "[::1]"]
@@ -372,7 +372,7 @@ class TestHost:
 
 @pytest.fixture
 def broken(ini, app):
-    """The application with a view that fails as no view should."""
+    """The application with a view that raises an unexpected exception."""
     made = get_app(str(ini))
     config = Configurator(registry=made.registry)
     config.add_route("broken", "/broken")

@@ -1,4 +1,4 @@
-"""Jobs and the runners' contract, over HTTP and without a process: claim, heartbeat, log, outputs, report."""
+"""Jobs and attempts over HTTP, without processes: claim, heartbeat, log, outputs and report."""
 
 import hashlib
 
@@ -25,19 +25,19 @@ def run(ada, files, helloworld):
 
 @pytest.fixture
 def both(ada, run):
-    """Both jobs of the run, as they are now."""
+    """The documents of both jobs of the run."""
     return lambda: [ada("GET", job["url"], status=200).json for job in ada("GET", run["jobs"]).json["items"]]
 
 
 @pytest.fixture
 def runner(app, wsgi, run):
-    """The runner of the run's first job."""
+    """The runner of the first job of the run."""
     return claimed(app, wsgi)[0]
 
 
 @pytest.fixture(autouse=True)
 def invariants_hold(wsgi, app):
-    """What `mlapi-admin check` looks at is right at the end of every test."""
+    """Check the invariants at the end of every test."""
     yield
     with wsgi.registry.database.reading() as db:
         assert list(of_tables(db)) == []
@@ -45,7 +45,7 @@ def invariants_hold(wsgi, app):
 
 @pytest.fixture
 def lose(wsgi):
-    """Lose the worker of a runner's attempt, as the scheduler notices it."""
+    """Lose the worker of an attempt, as the scheduler does."""
 
     def lost(runner, most=3):
         with wsgi.registry.database.writing.begin() as db:
@@ -55,7 +55,7 @@ def lose(wsgi):
 
 
 def tell(runner, what, **more):
-    """What a runner says while it holds its job: each of these is fenced by the attempt."""
+    """The requests of a runner that are fenced by its attempt."""
     if what == "heartbeat":
         return runner("POST", f"{runner.url}/heartbeat", {})
     if what == "log":
@@ -69,7 +69,7 @@ FENCED = ("heartbeat", "log", "outputs", "report")
 
 
 class TestAttempt:
-    """A runner is told all that it needs."""
+    """The document of an attempt has everything that its runner needs."""
 
     def test_shows_what_to_run(self, runner, ada, both, wsgi):
         shown = runner("GET", runner.url, status=200).json
@@ -125,7 +125,7 @@ class TestAttempt:
 
 
 class TestHeartbeat:
-    """A sign of life renews the lease and tells of a wish to stop."""
+    """A heartbeat renews the lease and returns whether cancellation is requested."""
 
     def test_renews_the_lease(self, runner, wsgi):
         def lease():
@@ -146,7 +146,7 @@ class TestHeartbeat:
 
 
 class TestLog:
-    """The log grows at its end."""
+    """The log can only be appended to."""
 
     @pytest.fixture
     def put(self, runner):
@@ -198,7 +198,7 @@ class TestLog:
 
 
 class TestReport:
-    """How an attempt ended is said once, and everything follows from it."""
+    """The report of an attempt is accepted once, and records all results."""
 
     def test_finished_creates_files_with_their_lineage(self, runner, ada, both, files):
         outputs = [
@@ -319,7 +319,7 @@ class TestOutputs:
 
 
 class TestLost:
-    """A worker that is lost costs an attempt, never the job, until there were too many."""
+    """The job of a lost worker is queued again, until it has too many attempts."""
 
     def test_is_queued_again_with_a_reason(self, runner, lose, both, app, wsgi):
         assert lose(runner) is True
@@ -380,7 +380,7 @@ class TestLost:
         [late] = claimed(app, wsgi, lease=-1)
         with wsgi.registry.database.reading() as db:
             assert attempts.expired(db) == [late.claim.attempt_id]
-        assert tell(late, "heartbeat").status_int == 200  # Late, but nobody has taken the job away.
+        assert tell(late, "heartbeat").status_int == 200  # Late, but the job has no other attempt.
         with wsgi.registry.database.reading() as db:
             assert attempts.expired(db) == []
 
@@ -392,7 +392,7 @@ class TestLost:
 
 
 class TestCancel:
-    """A job that waits is cancelled at once, one that runs when its runner hears of it."""
+    """A waiting job is cancelled immediately, a running job at the next heartbeat."""
 
     def test_cancels_dependent_jobs(self, ada, both, app, wsgi):
         first, _ = both()
@@ -424,7 +424,7 @@ class TestCancel:
 
 
 class TestClaims:
-    """A claim takes the oldest jobs that wait, each once."""
+    """A claim takes the oldest queued jobs, each once."""
 
     def test_claims_the_oldest_first_up_to_the_limit(self, ada, files, helloworld, app, wsgi):
         pipeline, _ = pipeline_of(ada, {"function": helloworld})

@@ -1,4 +1,4 @@
-"""The entrance says where everything is, to anybody."""
+"""The entry point of the API links to all collections, without authentication."""
 
 
 def test_every_link_of_the_entry_point_works(nobody, ada):

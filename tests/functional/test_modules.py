@@ -1,4 +1,4 @@
-"""Modules over HTTP: registered by admins, in versions that never change, from whatever archive."""
+"""Modules over HTTP: registration by administrators, immutable versions, formats of archives."""
 
 import bz2
 import gzip
@@ -19,7 +19,7 @@ FILES = {"mlsploit_module.yaml": MANIFEST, "main.py": b"print('hello')\n"}
 
 
 def tar(files, mode="w:gz", **links):
-    """A tar of files by name, and of links by name and target."""
+    """A tar of files (name and content) and links (name and target)."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode=mode) as archive:
         for name, content in files.items():
@@ -280,7 +280,7 @@ def test_a_full_disk_is_reported_and_registers_nothing(full, kind, root, wsgi, t
 
 @pytest.fixture
 def pipeline(ada, helloworld):
-    """A pipeline of ada's with a task of the sample module."""
+    """A pipeline of ada with a task of the sample module."""
     made = ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
     task = ada("POST", made["tasks"], {"function": helloworld}, status=201).json
     return made | {"task": task}

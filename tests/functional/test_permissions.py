@@ -1,6 +1,6 @@
-"""Who may do what: every service, every method and every kind of caller, walked off the registry.
+"""Permissions: every service and method of the registry, for every kind of caller.
 
-A service that is added is tested here without another line, by the rules in `granted`.
+New services are tested too, by the rules in `granted`.
 """
 
 import pytest
@@ -20,14 +20,14 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "TRACE", "FOO", "DE
 CALLERS = ("nobody", "owner", "another", "admin", "runner", "another's runner")
 USERS = ("owner", "another", "admin")
 OPEN = {API, f"{API}/auth/token", f"{API}/auth/token/refresh"}
-"""Where anybody may come."""
+"""URL templates without authentication."""
 LISTS = ("files", "pipelines", "runs", "jobs")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD:Warning")
 
 
 def granted(caller, path):
-    """The permissions that a caller has at a URL template, or None where nothing is there for him."""
+    """The permissions of a caller at a URL template, or None if the resource is not visible."""
     branch, _, below = path.removeprefix(f"{API}/").partition("/")
     if caller == "admin":
         return {READ, WRITE, REGISTER}
@@ -41,7 +41,7 @@ def granted(caller, path):
 
 
 def expected(caller, path, permission):
-    """The status that refuses a method which asks for that permission, or None where the view may answer."""
+    """The status with which a method that requires a permission is rejected, or None if it is allowed."""
     if path in OPEN:
         return None if permission else 405
     if caller == "nobody":
@@ -53,14 +53,14 @@ def expected(caller, path, permission):
 
 
 def rows(wsgi):
-    """Everything that the database holds."""
+    """All rows of the database."""
     with wsgi.registry.database.reading() as db:
         return {table.name: sorted(map(repr, db.execute(sa.select(table)))) for table in Base.metadata.tables.values()}
 
 
 @pytest.fixture
 def callers(nobody, ada, bob, root, app, wsgi):
-    """What to call as each kind of caller, given ada's world."""
+    """The clients of every kind of caller."""
 
     def at(world, caller):
         another = wsgi.registry.tokens.make(world.keys["attempt"] + 1, Use.JOB, 60)
@@ -190,7 +190,7 @@ def test_a_body_cannot_set_other_columns(ada, helloworld, wsgi):
 
 
 class TestForeignIdsInBodies:
-    """What a body or a query string names is looked for among what is under the URL, whoever asks."""
+    """References in bodies and query strings are looked up within the URL, for every caller."""
 
     @pytest.fixture
     def worlds(self, ada, bob, helloworld, wsgi):

@@ -1,4 +1,4 @@
-"""Pipelines and their tasks: made, changed, put in order, and deleted."""
+"""Pipelines and their tasks: creation, changes, order and deletion."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def add(ada, pipeline):
 
 @pytest.fixture
 def order(ada, pipeline):
-    """The tasks in their order, by id; their positions are always 1, 2, 3 and so on."""
+    """The ids of the tasks in order; asserts that the positions are 1, 2, 3 and so on."""
 
     def asked():
         items = ada("GET", pipeline["tasks"], status=200).json["items"]
@@ -35,7 +35,7 @@ def order(ada, pipeline):
 
 
 class TestPipelines:
-    """A pipeline is a name, and whether runs of it can be started."""
+    """A pipeline has a name, and can be enabled for runs."""
 
     def test_is_created_and_shown(self, ada):
         made = ada("POST", "users/ada/pipelines", {"name": "Prüfung 1"}, status=201)
@@ -100,7 +100,7 @@ class TestPipelines:
 
 
 class TestTasks:
-    """What `test_tasks.py` leaves: every move, and functions that are none."""
+    """Cases beyond `test_tasks.py`: all moves, and references that are not functions."""
 
     @pytest.mark.parametrize(
         "function",

@@ -1,4 +1,4 @@
-"""Processes are killed, stopped and started again in the middle of their work: nothing is lost or doubled."""
+"""Processes that are killed, suspended and restarted during their work: nothing is lost or duplicated."""
 
 import hashlib
 import json
@@ -27,18 +27,18 @@ MEBIBYTE = 2**20
 
 @pytest.fixture
 def note(tmp_path: Path) -> Path:
-    """Where functions note the numbers of their processes."""
+    """The folder in which functions write the ids of their processes."""
     return tmp_path / "note"
 
 
 def task(function: str, note: Path, seconds: float = 0.0, **more: Any) -> dict[str, Any]:
-    """A task of the module that makes trouble; only the first of those with the same note waits."""
+    """A task of the test module; only the first with the same note waits."""
     arguments = {"note": str(note), "seconds": seconds}
     return {"function": f"{API}/modules/trouble/functions/{function}", "arguments": arguments, **more}
 
 
 def noted(note: Path, count: int = 1, seconds: float = 20.0) -> list[Process]:
-    """Wait until as many processes have noted themselves."""
+    """Wait until this number of processes have written their ids."""
 
     def numbers() -> list[int]:
         return [int(line) for line in note.read_text().split()] if note.exists() else []
@@ -59,7 +59,7 @@ def test_links_lead_from_an_output_back_to_its_origin(service: Service) -> None:
     assert service.text(output["content"]) == "Ave, Ada!\n"
     assert output["sha256"] == hashlib.sha256(b"Ave, Ada!\n").hexdigest()
     assert (output["name"], output["kind"], output["tags"]) == ("hello_ada.txt", "OUTPUT", {"language": "en"})
-    # From the output, link by link.
+    # Follow the links from the output.
     made_by = service.api("GET", output["job"]).json
     assert made_by == job
     assert made_by["arguments"] == {"greeting": "Ave", "excited": True}
@@ -114,7 +114,7 @@ def test_a_runner_suspended_beyond_its_lease_changes_nothing(service: Service, n
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
     runner = function.parent
-    service.end_schedulers()  # One that knew the runner would kill it.
+    service.end_schedulers()  # The scheduler that started the runner would kill it.
     runner.send(signal.SIGSTOP)
     service.schedule()
     (job,) = service.over(run)
@@ -228,10 +228,10 @@ def test_a_function_has_no_access_to_secrets(service: Service, note: Path) -> No
     seen = service.text(service.outputs(job)[0]["content"])
     for secret in (service.url, service.environ["MLAPI_SECRET_KEY"]):
         assert secret not in seen
-    assert re.search(r"eyJ[\w-]+\.eyJ", seen) is None  # How every signed token begins.
+    assert re.search(r"eyJ[\w-]+\.eyJ", seen) is None  # The start of every signed token.
     told = json.loads(seen)
     assert [name for name in told["own"] if name.startswith("MLAPI")] == ["MLAPI_JOB_DIR"]
-    assert told["open"] == ["0", "1", "2", "3"]  # The last is the folder that is listed.
+    assert told["open"] == ["0", "1", "2", "3"]  # The last is the listed folder.
 
 
 def test_a_stopped_scheduler_leaves_its_jobs_running(service: Service, note: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_large_file_is_never_held_in_memory(service: Service) -> None:
     service.upload("warm-up", b"once")
     assert service.server is not None
     pid = service.server.pid
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # The most that it had begins anew.
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # Reset the peak.
     before = memory(pid)
     file = service.upload("large", content)
     assert service.api("GET", file["content"]).content == content
@@ -308,14 +308,14 @@ def test_a_large_file_is_never_held_in_memory(service: Service) -> None:
 
 @pytest.fixture
 def developer(service: Service) -> Service:
-    """A service whose server has a scheduler of its own, as in development.ini."""
+    """A service whose server starts a scheduler, as in development.ini."""
     service.end_schedulers()
     service.serve(MLAPI_SCHEDULER="true")
     return service
 
 
 def own_scheduler(service: Service, other_than: Process | None = None) -> Process:
-    """Wait for a scheduler in the server's family."""
+    """Wait for a scheduler that the server has started."""
     assert service.server is not None
     server = service.server
     return wait_for(

@@ -1,4 +1,4 @@
-"""Lists: pages, filters and their refusals; every collection is read off the registry."""
+"""Lists: pages, filters and their errors, for all collections of the registry."""
 
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -9,7 +9,7 @@ from mlapi.schemas.types import Text
 from tests.support import API, World, is_problem, services
 
 ALIASES = [f"{API}/files/{{file}}", f"{API}/pipelines/{{pipeline}}", f"{API}/runs/{{run}}", f"{API}/jobs/{{job}}"]
-"""Items of flat collections: each is the item that the nested collection has."""
+"""The URL templates of items below flat collections."""
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def world(root, helloworld, wsgi):
 
 @pytest.fixture
 def lists(wsgi):
-    """URL template and query of every list."""
+    """URL template and query schema of all lists."""
     found = [
         (path, schema.query)
         for _, path, schema in services(wsgi, "GET")
@@ -31,7 +31,7 @@ def lists(wsgi):
 
 @pytest.fixture
 def queries(wsgi):
-    """Method, URL template and query of every service that takes one."""
+    """Method, URL template and query schema of all services with query parameters."""
     found = [each for each in services(wsgi, "GET", "POST", "PUT", "PATCH", "DELETE") if each[2] and each[2].query]
     return [(method, path, schema.query) for method, path, schema in found]
 
@@ -89,7 +89,7 @@ BAD = {
     TrueOrFalse: ["", "True", "1", "0", "yes", "null", "true "],
     Text: ["\0", "a\0b"],
 }
-"""For each type of a parameter, what it does not take."""
+"""Invalid values, by type of parameter."""
 
 
 def test_a_parameter_of_another_type_is_an_error(world, queries):
@@ -126,7 +126,7 @@ def test_all_errors_of_a_query_string_are_reported_together(ada):
 
 
 def walk(client, url):
-    """The ids of the items of every page from a URL on."""
+    """The ids of the items of all pages, starting at a URL."""
     pages = []
     while url:
         page = client("GET", url, status=200).json
@@ -181,7 +181,7 @@ def test_the_link_to_the_next_page_keeps_the_filters(name, ada):
 
 @pytest.fixture
 def theirs(world, ada, bob):
-    """What is there to be found: root's world, and a file and a pipeline each of ada and bob."""
+    """The resources of root's world, and a file and a pipeline of ada and of bob."""
     for client in (ada, bob):
         client.upload("a.txt", b"same", status=201)
         client("POST", f"users/{client.name}/pipelines", {"name": "p"}, status=201)

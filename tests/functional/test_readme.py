@@ -1,4 +1,4 @@
-"""The README's requests, run exactly as printed by a shell, against the real service."""
+"""The requests in the README, executed by a shell, unchanged, against the real service."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from tests.support import PASSWORD, ROOT
 
 
 def blocks() -> list[str]:
-    """The shell blocks of the README that speak to the API."""
+    """The shell blocks of the README that use the API."""
     text = (ROOT / "README.md").read_text()
     return [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "curl" in block]
 

@@ -1,4 +1,4 @@
-"""Runs: a pipeline as it was at that moment, over files; cancelled, deleted, and never made twice."""
+"""Runs: start, idempotency, immutability, status, cancellation and deletion."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from tests.support import ROOT, claimed, is_problem, pipeline_of
 
 @pytest.fixture
 def files(ada):
-    """URLs of three files of ada's."""
+    """The URLs of three files of ada."""
     return [ada.upload(f"{name}.txt", name.encode(), status=201).json["url"] for name in "abc"]
 
 
@@ -22,7 +22,7 @@ def pipeline(ada, helloworld):
 
 @pytest.fixture
 def start(ada, files, pipeline):
-    """Start a run of the pipeline, over the first file unless told."""
+    """Start a run of the pipeline, by default over the first file."""
 
     def started(over=None, status=201, **headers):
         body = {"files": files[:1] if over is None else over}
@@ -36,13 +36,13 @@ def jobs_of(client, run):
 
 
 def names_of(client, job):
-    """The names of a job's input files, as its owner sees them."""
+    """The names of the input files of a job."""
     shown = client("GET", job["url"], status=200).json
     return [client("GET", url, status=200).json["name"] for url in shown["inputs"]]
 
 
 class TestStart:
-    """A run is made with all its jobs."""
+    """A run is created with all its jobs."""
 
     def test_creates_one_job_per_task(self, ada, files, pipeline, start):
         made = start(files[:2])
@@ -95,7 +95,7 @@ class TestStart:
 
 
 class TestIdempotencyKey:
-    """The same key again is the same run."""
+    """The same key returns the same run."""
 
     def test_the_same_key_returns_the_same_run(self, ada, pipeline, start):
         first = start(**{"Idempotency-Key": "k 1"})
@@ -149,7 +149,7 @@ def register(root, tmp_path):
 
 
 class TestFrozen:
-    """What is changed after a run was started is not changed for its jobs."""
+    """Changes after the start of a run do not affect its jobs."""
 
     def test_a_run_keeps_the_tasks_and_arguments_that_it_was_started_with(
         self, ada, pipeline, start, helloworld, app, wsgi
@@ -191,7 +191,7 @@ class TestFrozen:
 
 
 class TestGraph:
-    """The outputs of a job are the inputs of those that come after it."""
+    """The outputs of a job are the inputs of its dependents."""
 
     def test_a_chain_passes_outputs_on(self, ada, start, app, wsgi):
         run = start().json
@@ -248,7 +248,7 @@ class TestGraph:
 
 
 class TestStatus:
-    """The status of a run is that of its jobs together."""
+    """The status of a run is computed from those of its jobs."""
 
     def test_changes_from_queued_to_running_to_finished(self, ada, start, app, wsgi):
         run = start().json
@@ -275,7 +275,7 @@ class TestStatus:
 
 
 class TestCancel:
-    """A run that waits is cancelled at once, one that runs as soon as its runners hear of it."""
+    """Waiting jobs are cancelled immediately, running jobs at the next heartbeat."""
 
     def test_waiting_jobs_are_cancelled(self, ada, start, app, wsgi):
         run = start().json
@@ -307,11 +307,11 @@ class TestCancel:
 
 
 class TestDelete:
-    """A run that is over is deleted with its jobs and what these made."""
+    """A run that has ended is deleted with its jobs and their outputs."""
 
     @pytest.fixture
     def finished(self, ada, start, app, wsgi):
-        """A run both of whose jobs have finished, each with one file and a log."""
+        """A run with two finished jobs, each with one file and a log."""
         run = start().json
         for name in ("x.txt", "y.txt"):
             [runner] = claimed(app, wsgi)

@@ -1,4 +1,4 @@
-"""The sample module through the real service: the same run twice gives the same bytes."""
+"""The sample module in the real service: two equal runs have equal outputs."""
 
 import subprocess
 import sys

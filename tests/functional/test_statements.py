@@ -1,4 +1,4 @@
-"""What requests cost: few statements, no more for many rows than for one, none that reads a whole table."""
+"""SQL statements of requests: their number, for one row and for many, and their use of indices."""
 
 import re
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ LARGE = {"files", "jobs", "runs", "pipelines", "tasks", "attempts", "job_inputs"
 
 @contextmanager
 def statements(wsgi):
-    """The statements, with their parameters, that are executed meanwhile."""
+    """The statements that are executed in the block, with their parameters."""
     seen = []
 
     def note(connection, cursor, statement, parameters, context, executemany):
@@ -57,7 +57,7 @@ def world(ada, helloworld, wsgi):
 
 
 def asked(world, root, caller):
-    """How to get the place of a URL template as this caller; runners alone get what is theirs."""
+    """A function that gets a URL template as a caller, or as the runner where only it has access."""
 
     def get(path, query=""):
         if caller == "admin" and "{attempt}" not in path:
@@ -68,7 +68,7 @@ def asked(world, root, caller):
 
 
 def copies(db, kind, row_id, count=MANY - 1, /, **columns):
-    """Copy a row; `columns` say, of a copy's number, what is different. Returns the copies' ids."""
+    """Copy a row; `columns` maps names to functions of the number of the copy. Returns the ids of the copies."""
     table = kind.__table__
     row = dict(db.execute(sa.select(table).where(table.c.id == row_id)).mappings().one())
     del row["id"]
@@ -77,7 +77,7 @@ def copies(db, kind, row_id, count=MANY - 1, /, **columns):
 
 
 def grow(db, world):
-    """Make a hundred rows of each kind under each parent of the world."""
+    """Create a hundred rows of every kind below every parent of the world."""
     keys = world.keys
     version = db.scalars(sa.select(ModuleVersion.id).where(ModuleVersion.digest == keys["version"])).one()
     module = db.scalars(sa.select(Module.id)).one()
@@ -135,12 +135,12 @@ def test_a_rejected_get_executes_at_most_two_statements(world, bob, nobody, wsgi
 
 @pytest.fixture
 def plans(wsgi):
-    """Explain statements as SQLite would execute them; PostgreSQL reads small tables whole, rightly."""
+    """A function that explains statements in SQLite; PostgreSQL scans small tables on purpose."""
     if wsgi.registry.database.engine.dialect.name != "sqlite":
         pytest.skip("only SQLite plans without looking at how much there is")
 
     def scanned(seen):
-        """The tables that are read whole, and by which statement."""
+        """The scanned tables, with the statements."""
         found = []
         with wsgi.registry.database.reading() as db:
             for statement, parameters in seen:
@@ -185,7 +185,7 @@ def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi)
         output = {"name": "o.txt", "sha256": put["sha256"], "tags": {}, "origin": "created"}
         report = {"status": "FINISHED", "metrics": {}, "outputs": [output]}
         world.runner("POST", f"{attempt}/report", report, status=200)
-        other = World(ada, helloworld, wsgi)  # Claims its job as well.
+        other = World(ada, helloworld, wsgi)  # Also claims its job.
         with database.writing.begin() as db:
             attempts.lose(db, db.get_one(Attempt, other.keys["attempt"]).fence, 3, "lost")
             assert rules.waiting(db)

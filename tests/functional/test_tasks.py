@@ -1,4 +1,4 @@
-"""Tasks over HTTP: in their order, after each other as a graph, with arguments that fit their function."""
+"""Tasks over HTTP: order, graph, and arguments of their functions."""
 
 import io
 import tarfile
@@ -52,13 +52,13 @@ def functions(root):
 
 @pytest.fixture
 def pipeline(ada):
-    """An empty pipeline of ada's, enabled."""
+    """An enabled pipeline of ada without tasks."""
     return ada("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
 
 
 @pytest.fixture
 def add(ada, pipeline, functions):
-    """Add a task without options to the pipeline, whatever it answers."""
+    """Add a task without options to the pipeline; returns the response."""
 
     def add(**body):
         return ada("POST", pipeline["tasks"], {"function": f"{functions}/plain", **body})
@@ -68,7 +68,7 @@ def add(ada, pipeline, functions):
 
 @pytest.fixture
 def order(ada, pipeline):
-    """The URLs of the tasks as they are listed, at positions from 1 on."""
+    """The URLs of the listed tasks; asserts that positions start at 1."""
 
     def order():
         items = ada("GET", pipeline["tasks"], status=200).json["items"]
@@ -80,7 +80,7 @@ def order(ada, pipeline):
 
 @pytest.fixture
 def check(ada, pipeline, functions):
-    """Make a task with arguments, whatever it answers."""
+    """Create a task with arguments; returns the response."""
 
     def check(arguments):
         return ada("POST", pipeline["tasks"], {"function": f"{functions}/every", "arguments": arguments})
@@ -153,7 +153,7 @@ MISFITS = [
 def test_an_invalid_argument_is_rejected_and_not_coerced(name, value, check, ada, pipeline):
     answer = check({"text": "abc", name: value})
     if answer.status_int == 400:
-        assert abs(value) > 2**64  # Digits that no JSON number of ours has.
+        assert abs(value) > 2**64  # More digits than strict JSON allows.
     else:
         problem = is_problem(answer, 422)
         assert [each["name"] for each in problem["errors"]] in ([f"arguments.{name}"], ["arguments"])

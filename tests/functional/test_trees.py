@@ -19,14 +19,14 @@ from tests.support import API, HOST, is_problem
 
 
 class Other(Node):
-    """Another root, with other names for the same classes."""
+    """Another root class, with other names of the same children."""
 
     public = True
     children = {"login": Auth, "people": Users, "code": Modules, "documents": AllFiles, "tries": Attempts}
 
 
 def plain_text(problem, request):
-    """Errors in another shape."""
+    """A writer of problems in another format."""
     return Response(f"{problem.status}: {problem.detail}", status=problem.status, content_type="text/plain")
 
 
@@ -46,7 +46,7 @@ def both(wsgi):
 
 @pytest.fixture
 def ask(both, ada):
-    """Make a request as ada; `mount` is where the application itself stands."""
+    """Make a request as ada; `mount` is the URL prefix of the whole application."""
     app = TestApp(both)
 
     def call(method, url, body=None, mount=""):

@@ -1,4 +1,4 @@
-"""The check: each invariant is broken on purpose, and the violation is named; what is sound has none."""
+"""The check: every invariant is broken on purpose and reported; sound data has no violations."""
 
 import hashlib
 import os
@@ -91,11 +91,11 @@ BREAKS = {
         ("UPDATE files SET owner_id = 2 WHERE id = 1", (1, 1)),
     ],
 }
-"""For each invariant of the tables, the statements that break it and what the violation names."""
+"""For every invariant of the tables: the statements that break it, and a part of the message."""
 
 
 def live(db):
-    """Three runs of two jobs: one that runs, one that failed, one that waits."""
+    """Three runs of two jobs: running, failed and waiting."""
     pipeline, file = furnish(db, [None, None], SHA256)
     db.add(User(name="bob", password_hash=""))
     for _ in range(2):
@@ -137,7 +137,7 @@ def settings(sound, tmp_path):
 
 @pytest.fixture
 def db(settings):
-    """A connection to the copy that minds no foreign keys."""
+    """A connection to the copy that does not enforce foreign keys."""
     connection = sqlite_driver().connect(settings.data_dir / "mlapi.db")
     yield connection
     connection.close()
@@ -145,7 +145,7 @@ def db(settings):
 
 @pytest.fixture
 def blob(settings):
-    """Where the one blob is."""
+    """The path of the only blob."""
     return settings.media_dir / "sha256" / SHA256[:2] / SHA256[2:4] / SHA256
 
 

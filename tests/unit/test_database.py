@@ -1,4 +1,4 @@
-"""The engine: how SQLite and PostgreSQL are set, how transactions begin, and what a busy one leads to."""
+"""The database: configuration of SQLite and PostgreSQL, transactions, and a busy database."""
 
 import sqlite3
 import sys
@@ -52,7 +52,7 @@ def sqlite(url: str) -> Iterator[Database]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def either(request: Any) -> Iterator[sa.Engine]:
-    """An engine of either kind."""
+    """An engine of SQLite or PostgreSQL."""
     engine = make_engine(request.getfixturevalue("url" if request.param == "sqlite" else "postgresql"))
     yield engine
     engine.dispose()
@@ -95,7 +95,7 @@ def test_an_unsafe_sqlite_is_used_without_wal_and_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "wal_is_safe", lambda version: False)
-    monkeypatch.setitem(sys.modules, "pysqlite3", None)  # As where the wheel is not installed.
+    monkeypatch.setitem(sys.modules, "pysqlite3", None)  # As if the wheel were not installed.
     engine = make_engine(url)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "truncate"
@@ -173,7 +173,7 @@ def test_a_reader_does_not_block_writers_and_has_a_snapshot(sqlite: Database) ->
 
 
 def test_writers_wait_for_each_other_and_lose_nothing(sqlite: Database) -> None:
-    """Each reads before it writes: had it begun as a reader, SQLite would refuse most of them at once."""
+    """The transactions read before they write: if they began DEFERRED, most would fail immediately."""
 
     def write(writer: int) -> None:
         for _ in range(10):
@@ -236,7 +236,7 @@ def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Eng
     with either.connect() as connection:
         kept.create(connection)
         present = connection.scalar(sa.select(clock()))
-        whole = present.replace(microsecond=0)  # As text it could lack the fraction, and sort elsewhere.
+        whole = present.replace(microsecond=0)  # Without a fraction, the text would be shorter and sort differently.
         connection.execute(kept.insert(), [{"at": whole}, {"at": present}])
         between = sa.select(sa.func.count()).where(kept.c.at > clock(-5), kept.c.at < clock(5))
         assert connection.scalar(between) == 2
@@ -245,7 +245,7 @@ def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Eng
 
 @pytest.fixture
 def impatient(sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """Ada, at an application that waits but a moment for SQLite's lock."""
+    """Ada's client of an application that waits only briefly for SQLite's lock."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     app = get_app(str(write_ini(tmp_path, url)))
     with sqlite.writing.begin() as db:

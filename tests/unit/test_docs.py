@@ -1,4 +1,4 @@
-"""The documents are in step with the code."""
+"""The documentation is consistent with the code."""
 
 import re
 import subprocess

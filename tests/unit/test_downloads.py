@@ -36,7 +36,7 @@ def blob(store):
 
 @pytest.fixture
 def get(store, blob):
-    """Ask for the blob as a WSGI server would."""
+    """Request the blob like a WSGI server."""
 
     def get(method="GET", name="a.bin", **headers):
         named = {key.replace("_", "-"): value for key, value in headers.items()}

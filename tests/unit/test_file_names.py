@@ -1,4 +1,4 @@
-"""The rule for names of users' files, beyond the cases in test_uploads."""
+"""The rule for names of users' files, beyond the cases in test_forms."""
 
 import pytest
 

@@ -32,7 +32,7 @@ def form(*parts: bytes) -> bytes:
 
 
 class Kept:
-    """Takes a file's chunks as a store does."""
+    """A store that keeps files in memory."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -55,13 +55,13 @@ def send(body: bytes, kept=None, content_type=TYPE, length: int | None = -1, for
 
 
 def filename(data: FormData) -> str:
-    """The name of the form's only file."""
+    """The name of the only file of a form."""
     (file,) = data.files
     return file.name
 
 
 def refused(body: bytes, **arguments) -> tuple[str, str]:
-    """The field and the words of the error that a form is answered with."""
+    """The field and the description of the error of a form."""
     with pytest.raises(Invalid) as caught:
         send(body, **arguments)
     (error,) = caught.value.errors
@@ -127,7 +127,7 @@ class TestForm:
         head, tail = form(part("file", b"@", "a"), part("kind", b"x")).split(b"@")
 
         class Body:
-            """A form that is made while it is read."""
+            """A form that is generated while it is read."""
 
             pieces = iter([head, *[bytes(CHUNK)] * 128, tail])
 

@@ -1,4 +1,4 @@
-"""The guard: hosts, headers and the last resort, around handlers of its own."""
+"""The guard tween: hosts, headers and last-resort error handling."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The moves of jobs: whatever happens in whatever order, they are those of `MOVES` and break no invariant."""
+"""The transitions of jobs: in any order of events, they follow `MOVES` and break no invariant."""
 
 import itertools
 
@@ -45,11 +45,11 @@ AFTER = [
     [None, [0], [0], [1, 2]],
     [[], [], [], [0, 2], [1, 3]],
 ]
-"""Graphs of tasks: what each comes after, by index."""
+"""Graphs of tasks: the indices of the parents of every task."""
 
 
 ENDINGS = [Status.FINISHED] * 4 + [Status.FAILED, Status.CANCELLED]
-"""What runners report; mostly that all went well, or little would follow."""
+"""Reports of runners; mostly FINISHED, so that dependent jobs run."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def database(tmp_path_factory):
 
 
 class Life(RuleBasedStateMachine):
-    """Runs, and all that users, runners and schedulers do to them, in any order."""
+    """Runs, and the actions of users, runners and schedulers, in any order."""
 
     database = None
 
@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
             self.attempts += [claim.fence for claim in attempts.claim(db, "w", most, 60)]
 
     def pick(self, db, data):
-        """An attempt that holds its job, where there is one, or else one that is over, whose runner is too late."""
+        """An attempt that holds its job, or if there is none, an ended attempt with a late runner."""
         late = data.draw(st.sampled_from([False, False, True]))
         fitting = [each for each in self.attempts if self.holds(db, each) is not late]
         return data.draw(st.sampled_from(fitting or self.attempts))
@@ -107,7 +107,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), status=st.sampled_from(ENDINGS), outputs=st.sampled_from([1, 2, 0]))
     def report(self, data, status, outputs):
-        """A runner reports, in time or too late."""
+        """A runner reports, in time or late."""
         with self.database.writing() as db:
             attempt = self.pick(db, data)
             made = [Output(f"{attempt.id}.{n}", SHA256, {}, "created") for n in range(outputs)]
@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), what=st.sampled_from(["beat", "log", "lose"]))
     def happen(self, data, what):
-        """A runner gives a sign of life, or none."""
+        """A runner sends a heartbeat or misses it."""
         with self.database.writing.begin() as db:
             attempt = self.pick(db, data)
             held = self.holds(db, attempt)
@@ -165,7 +165,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def only_allowed_moves_were_made(self):
-        """Each job is where it was, or where its moves lead; what is over never changes."""
+        """Jobs have changed only along allowed transitions; ended jobs never change."""
         with self.database.reading() as db:
             now = {row.id: row for row in db.execute(sa.select(Job.__table__))}
         for job, was in self.before.items():
@@ -175,13 +175,13 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_row_breaks_an_invariant(self):
-        """What `mlapi-admin check` finds in the tables: nothing."""
+        """The check of the tables finds no violations."""
         with self.database.reading() as db:
             assert list(of_tables(db)) == []
 
     @invariant()
     def inputs_are_the_outputs_of_the_parents(self):
-        """A job that may run has all of its parents' outputs, in their order; one that waits has none."""
+        """A job that can run has all outputs of its parents, in order; a pending job has none."""
         with self.database.reading() as db:
             parents = {row.job_id for row in db.execute(sa.select(JobParent.job_id))}
             for job in parents:
@@ -195,7 +195,7 @@ class Life(RuleBasedStateMachine):
 
 
 def _reachable(status):
-    """Where a job may be after any number of moves."""
+    """The statuses that are reachable by any number of transitions."""
     found, todo = set(), [status]
     while todo:
         new = MOVES[todo.pop()] - found
@@ -212,7 +212,7 @@ def test_no_invariant_is_ever_broken(database):
 
 @pytest.fixture
 def job(database):
-    """A database with one job, and how to put it into a status."""
+    """A database with one job, and a function that sets its status."""
     empty(database.engine, Base.metadata)
     with database.writing() as db:
         pipeline, file = furnish(db, [None])
@@ -289,7 +289,7 @@ def test_every_combination_of_jobs_has_one_status():
 
 
 def test_times_come_from_the_clock_of_the_database_in_the_order_of_events(db):
-    """On either database: no row is older than one that it refers to, and a job's times are in order."""
+    """On both databases, no row is older than one that it refers to, and the times of a job are in order."""
     before = db.scalar(sa.select(clock()))
     pipeline, file = furnish(db, [None, None], SHA256)
     runs.start(db, pipeline, [file])

@@ -1,4 +1,4 @@
-"""Options hold a caller to exact types, and name everything that does not fit at once."""
+"""Options: validation of arguments by type and bounds, with all errors together."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The probe of `mlapi.url` at the start of a scheduler: only an mlapi service will do, and it may take a while."""
+"""The probe of `mlapi.url` at the start of a scheduler: it waits for an mlapi service, and accepts nothing else."""
 
 import http.server
 import os
@@ -27,7 +27,7 @@ from mlapi.execution import probe
 probe.START = 0.2
 sys.exit(main())
 """
-"""A scheduler that waits only for a moment."""
+"""A scheduler with a short time to wait."""
 
 
 class Quiet(WSGIRequestHandler):
@@ -39,13 +39,13 @@ class Quiet(WSGIRequestHandler):
 
 @pytest.fixture
 def port() -> int:
-    """A port that is free."""
+    """A free port."""
     return free_port()
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Any]:
-    """A real application; its entrance needs no database."""
+    """A real application; its entry point needs no database."""
     made = get_app(str(write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db")))
     yield made
     made.registry.database.engine.dispose()
@@ -65,7 +65,7 @@ def serving(server: Any) -> Iterator[None]:
 
 
 def other_server(port: int, status: int, content: bytes) -> tuple[Any, list[str]]:
-    """A server of something else; returns it and the paths that it is asked for."""
+    """Another server; returns it and the requested paths."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ def other_server(port: int, status: int, content: bytes) -> tuple[Any, list[str]
 
 
 def refusal(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The message of a probe in vain."""
+    """The message of a failed probe."""
     monkeypatch.setattr(probe, "START", 0.1)
     with pytest.raises(probe.NoService) as caught:
         probe.wait_for_service(url, threading.Event())

@@ -31,7 +31,7 @@ NOT_UTF8 = b"\xff", 0, 1, "invalid start byte"
 
 
 class Policy:
-    """A security policy that identifies callers by the header Authorization alone."""
+    """A security policy that identifies callers only by the Authorization header."""
 
     def identity(self, request):
         return request.headers.get("Authorization")

@@ -1,4 +1,4 @@
-"""The scheduler: how many jobs it claims, and what it says of those that were lost."""
+"""The scheduler: the number of claimed jobs, and lost workers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.rows import furnish
 
 
 class Tickets:
-    """An executor whose runners are the test's to play."""
+    """An executor whose runners are simulated by the test."""
 
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []
@@ -42,7 +42,7 @@ class Tickets:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """A database with a run of five jobs that wait for a worker."""
+    """A database with a run of five queued jobs."""
     made = Database(f"sqlite:///{tmp_path}/test.db")
     Base.metadata.create_all(made.engine)
     with made.writing.begin() as db:
@@ -57,7 +57,7 @@ Make = Callable[..., tuple[Scheduler, Tickets]]
 
 @pytest.fixture
 def make(database: Database, tmp_path: Path) -> Make:
-    """Make a scheduler of two slots."""
+    """Create a scheduler with two slots."""
 
     def make(**changed: str) -> tuple[Scheduler, Tickets]:
         told = {"data_dir": str(tmp_path), "slots": "2", "worker": "one", "job_attempts": "2", **changed}

@@ -1,4 +1,4 @@
-"""Settings: read from an ini file and the environment, and refused, all at once, where they are wrong."""
+"""Settings: values from an ini file and the environment; all errors are reported together."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
-    """Read settings whose data folder is in a temporary one."""
+    """A function that reads settings with a temporary data folder."""
 
     def read(environ: dict[str, str] | None = None, /, **ini: str) -> Settings:
         told = {"data_dir": str(tmp_path / "data"), **ini}
