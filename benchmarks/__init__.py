@@ -1,1 +1,1 @@
-"""What the service costs, measured beside a bare Pyramid view in the same run: `python -m benchmarks`."""
+"""Benchmarks of the service against a bare Pyramid view, in the same run: `python -m benchmarks`."""

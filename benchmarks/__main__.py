@@ -1,4 +1,4 @@
-"""Runs the benchmarks, all or those that are named, and prints one table. Figures never make it fail."""
+"""Run all or selected benchmarks and print a table. The exit status does not depend on the figures."""
 
 import argparse
 import os
@@ -23,15 +23,15 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
 }
 
 QUIET = 0.3
-"""Load for each core up to which a machine counts as quiet."""
+"""Load per core up to which a machine counts as idle."""
 
 
 def main() -> int:
-    """Run what was asked for; the exit status is 1 where a benchmark could not run."""
+    """Run benchmarks; the exit status is 1 if one could not run, 2 for invalid arguments."""
     arguments = parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Exit through `finally`, which stops the servers.
     if unknown := sorted(set(arguments.names) - BENCHMARKS.keys()):
-        print(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        print(f"Unknown benchmark: {', '.join(unknown)}. Benchmarks: {', '.join(BENCHMARKS)}.", file=sys.stderr)
         return 2
     print(machine(), flush=True)
     rows, failed = [], 0
@@ -43,12 +43,12 @@ def main() -> int:
             traceback.print_exc()
             rows.append(Row(name, "could not run", met=type(error).__name__))
             failed = 1
-    print(f"\n{render(rows)}\n\nOnly ratios within one run mean anything.")
+    print(f"\n{render(rows)}\n\nOnly ratios within one run are meaningful.")
     return failed
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be asked for."""
+    """The parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     made.add_argument("--seconds", type=float, default=1.0, help="length of a round of requests (default 1)")
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def machine() -> str:
-    """On what it is measured, and how much else goes on there."""
+    """A description of the machine and its load."""
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     words = (
         f"{cores} cores ({platform.machine()}), "
@@ -64,7 +64,7 @@ def machine() -> str:
         f"SQLite {sqlite_driver().sqlite_version}, load {load:.2f}"
     )
     if load > QUIET * cores:
-        words += "\nWARNING: other work is going on here; absolute figures are low, and ratios uncertain."
+        words += "\nWARNING: the machine is busy; absolute figures are low, and ratios are uncertain."
     return words
 
 

@@ -1,4 +1,4 @@
-"""A client that costs little: one connection that is kept, and requests that are made beforehand."""
+"""A cheap HTTP client: one persistent connection and prepared requests."""
 
 import json
 import socket
@@ -7,23 +7,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PIECE = 256 * 1024
-"""Bytes that are received at a time."""
+"""Number of bytes to receive at once."""
 
 TIMEOUT = 300.0
-"""Seconds without a byte after which a server counts as stuck; syncing a large file may take long."""
+"""Timeout in seconds; syncing a large file can take long."""
 
 
 class Refused(Exception):
-    """The server did not do what it was asked."""
+    """The server returned an error."""
 
 
 def path_of(url: str) -> str:
-    """The path of a URL that the service gave."""
+    """The path of a URL."""
     return urlsplit(url).path
 
 
 class Connection:
-    """One connection to a server on this machine, and the token of who speaks."""
+    """A connection to a server on this machine, with the token of the caller."""
 
     def __init__(self, port: int, token: str = "") -> None:
         self.token = token
@@ -38,30 +38,30 @@ class Connection:
         self._socket.close()
 
     def request(self, method: str, path: str, body: Any = None) -> bytes:
-        """The bytes of a request, with a JSON body unless there is none."""
+        """The bytes of a request, optionally with a JSON body."""
         if body is None:
             return self._head(method, path)
         content = json.dumps(body).encode()
         return self._head(method, path, "application/json", len(content)) + content
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Make a request; returns the JSON of the answer."""
+        """Make a request; returns the JSON document of the response."""
         return json.loads(self.send(self.request(method, path, body)))
 
     def send(self, request: bytes) -> bytes:
-        """Send a request; returns the body of a good answer, raises `Refused` on any other."""
+        """Send a request; returns the body of the response. Raises `Refused` for an error."""
         self._socket.sendall(request)
         return self._answer()
 
     def upload(self, method: str, path: str, content_type: str, length: int, pieces: Iterable[bytes]) -> dict[str, Any]:
-        """Send a body of `length` bytes piece by piece; returns the JSON of the answer."""
+        """Send a body of `length` bytes in chunks; returns the JSON document of the response."""
         self._socket.sendall(self._head(method, path, content_type, length))
         for piece in pieces:
             self._socket.sendall(piece)
         return json.loads(self._answer())  # type: ignore[no-any-return]
 
     def download(self, path: str) -> int:
-        """Receive what is at a path and forget it; returns the number of its bytes."""
+        """Download and discard a path; returns the number of bytes."""
         self._socket.sendall(self._head("GET", path))
         status, length = self._read_head()
         if status != 200:
@@ -94,7 +94,7 @@ class Connection:
         return body
 
     def _read_head(self) -> tuple[int, int]:
-        """Read to the end of an answer's head; returns its status and the length of its body."""
+        """Read the head of a response; returns the status and the length of the body."""
         while (end := self._left.find(b"\r\n\r\n")) < 0:
             self._receive()
         head, self._left = self._left[: end + 2].lower(), self._left[end + 4 :]

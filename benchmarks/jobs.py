@@ -1,6 +1,6 @@
-"""How soon a job runs, and how long one takes that does nothing, as a client sees it.
+"""Latency of jobs for a client: from the start of a run to RUNNING, and to FINISHED for a module that does nothing.
 
-The client asks every few milliseconds. What the job itself says of its times is shown as well.
+The client polls every few milliseconds. The times in the job itself are reported too.
 """
 
 import datetime
@@ -17,18 +17,18 @@ from benchmarks.table import Row, at_most, on_top, shown
 
 STARTS, LIVES = 50, 25
 WARM_UP = 3
-"""Runs before the first that counts."""
+"""Number of runs before the first measurement."""
 
 LOOK = 0.005
-"""Seconds between two looks at the job; what is seen is late by as much at most, and by one request."""
+"""Interval in seconds between two polls of the job."""
 
 REST = 0.25
-"""Seconds between two runs: each finds the service idle and the next runner ready, as on a quiet day."""
+"""Seconds between two runs, so that the service is idle and the next runner is started."""
 
 
 @dataclass(frozen=True)
 class Life:
-    """When a job ran and was over, as seen and by its own word, in seconds since the run was asked for."""
+    """The times of a job in seconds since the request: as the client sees them, and as the job records them."""
 
     seen_running: float
     seen_over: float
@@ -37,7 +37,7 @@ class Life:
 
 
 def start(_seconds: float) -> list[Row]:
-    """From the request for a run until its first job is seen to run."""
+    """Measure the time from the request until the client sees the first job RUNNING."""
     lives = [life for life, _ in _measure(STARTS)]
     by_itself = shown(median(life.started for life in lives))
     return [
@@ -47,7 +47,7 @@ def start(_seconds: float) -> list[Row]:
 
 
 def life(_seconds: float) -> list[Row]:
-    """From the request for a run until its job is seen FINISHED, beside the bare start of its interpreter."""
+    """Measure the time from the request until its job is seen FINISHED, against the start of its interpreter."""
     measured = _measure(LIVES)
     by_itself = shown(median(life.ended for life, _ in measured))
     rounds = [(life.seen_over, bare) for life, bare in measured]
@@ -58,7 +58,7 @@ def life(_seconds: float) -> list[Row]:
 
 
 def _measure(times: int) -> list[tuple[Life, float]]:
-    """Run a job that does nothing so often; returns, for each, its life and its interpreter's bare start."""
+    """Run a job that does nothing `times` times; returns its times and the time of starting its interpreter."""
     with temporary_folder() as folder:
         service = Service(folder, scheduler=True)
         with service.serve(), service.log_in() as api:
@@ -73,14 +73,14 @@ def _measure(times: int) -> list[tuple[Life, float]]:
 
 
 def _bare_start() -> float:
-    """Start the interpreter that runs modules, for nothing; returns the seconds it took."""
+    """Start the interpreter of modules; returns the time in seconds."""
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     return time.perf_counter() - begun
 
 
 def _live(api: Connection, runs: str) -> Life:
-    """Start a run and watch its only job until it is over."""
+    """Start a run and poll its only job until it has ended."""
     wall, begun = time.time(), time.perf_counter()
     run = api.call("POST", runs, {"files": []})
     look = api.request("GET", f"{path_of(run['jobs'])}?limit=1")

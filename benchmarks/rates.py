@@ -1,4 +1,4 @@
-"""How many requests a second one connection gets answered, in rounds that alternate with the yardstick."""
+"""Requests per second of one connection, in rounds that alternate with the yardstick."""
 
 import time
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from mlapi.models.pipelines import TASKS
 
 ROUNDS = 5
 WARM_UP = 50
-"""Requests before the first round: whatever is made at first use is there then."""
+"""Number of requests before the first round, which fill caches."""
 
 Burst = Callable[[float], float]
-"""Makes requests for some seconds; returns how many a second were answered."""
+"""A function that makes requests for some seconds; returns the rate per second."""
 
 TASK = {"function": FUNCTION, "arguments": {"effort": 3, "mood": "curious"}}
 
 
 def get(seconds: float) -> list[Row]:
-    """One job, five levels deep, for a user with a token."""
+    """Measure GET of a job, five levels deep, with the token of a user."""
     with service_and_yardstick() as (api, bare):
         jobs = _hundred_jobs(api)
         job = path_of(api.call("GET", f"{jobs}?limit=100")["items"][50]["url"])
@@ -28,7 +28,7 @@ def get(seconds: float) -> list[Row]:
 
 
 def listing(seconds: float) -> list[Row]:
-    """A list of a hundred jobs, for a user with a token."""
+    """Measure GET of a list of a hundred jobs, with the token of a user."""
     with service_and_yardstick() as (api, bare):
         jobs = _hundred_jobs(api)
         found = len(api.call("GET", f"{jobs}?limit=100")["items"])
@@ -39,14 +39,14 @@ def listing(seconds: float) -> list[Row]:
 
 
 def create(seconds: float) -> list[Row]:
-    """A task with a function and arguments; full pipelines are replaced while the clock stands still."""
+    """Measure POST of a task; full pipelines are replaced outside the measured time."""
     with service_and_yardstick() as (api, bare):
         rounds = _alternate(_fill_pipelines(api), bare, seconds)
     return [at_least("POST a task", rounds, 0.10, 0.15)]
 
 
 def _hundred_jobs(api: Connection) -> str:
-    """Make a pipeline of a hundred tasks and start a run; returns the path of its jobs, which nobody runs."""
+    """Create a pipeline of a hundred tasks and start a run; returns the path of its jobs, which are not executed."""
     pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "hundred", "enabled": True})
     for _ in range(100):
         api.call("POST", path_of(pipeline["tasks"]), TASK)
@@ -54,7 +54,7 @@ def _hundred_jobs(api: Connection) -> str:
 
 
 def _alternate(ours: Burst, bare: Connection, seconds: float) -> list[tuple[float, float]]:
-    """Measure yardstick and case in turn; returns the rates of both, the case's first, for each round."""
+    """Measure yardstick and service alternately; returns the pairs of rates, that of the service first."""
     theirs = _repeat(bare, "/bare")
     rounds = []
     for _ in range(ROUNDS):
@@ -64,7 +64,7 @@ def _alternate(ours: Burst, bare: Connection, seconds: float) -> list[tuple[floa
 
 
 def _repeat(connection: Connection, path: str) -> Burst:
-    """The burst of one GET, again and again."""
+    """A burst that repeats a GET."""
     request = connection.request("GET", path)
     for _ in range(WARM_UP):
         connection.send(request)
@@ -80,7 +80,7 @@ def _repeat(connection: Connection, path: str) -> Burst:
 
 
 def _fill_pipelines(api: Connection) -> Burst:
-    """The burst of tasks, of which the clock sees all but the making of the pipelines they go into."""
+    """A burst that creates tasks; the creation of pipelines is not measured."""
 
     def fill() -> float:
         pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "filled"})

@@ -1,4 +1,4 @@
-"""The processes that are measured: the service as `pserve` serves it, and the yardstick."""
+"""The measured processes: the service, run by `pserve`, and the yardstick."""
 
 import configparser
 import contextlib
@@ -22,24 +22,24 @@ HOME = f"/api/v1/users/{USER}"
 FUNCTION = "/api/v1/modules/nothing/functions/nothing"
 
 CHEAP = {"MLAPI_PASSWORD_MEMORY": "64", "MLAPI_PASSWORD_ROUNDS": "1"}
-"""What makes a password cheap to hash, where none is worth guarding; only the making of the user is told."""
+"""Settings for a cheap password hash, used only to create the user."""
 
 LOOK = 0.005
-"""Seconds between two looks whether a server answers yet."""
+"""Interval in seconds between two checks whether a server responds."""
 
 PATIENCE = 30.0
-"""Seconds that a server has to start, and to stop."""
+"""Timeout in seconds for the start and the stop of a server."""
 
 LINGER = 5.0
-"""Seconds that a stopped server's scheduler has to notice and leave."""
+"""Timeout in seconds for the exit of a stopped server's scheduler."""
 
 
 class NotStarted(Exception):
-    """A process that is to be measured did not start; the message ends with what it printed."""
+    """A measured process did not start; the message ends with its output."""
 
 
 class Service:
-    """mlapi as development.ini sets it, over an SQLite database of its own, with a user and a module."""
+    """mlapi with the settings of development.ini, a new SQLite database, a user and a module."""
 
     def __init__(self, folder: Path, scheduler: bool = False) -> None:
         self.port = free_port()
@@ -52,7 +52,7 @@ class Service:
         self._prepare(folder)
 
     def _write_ini(self, folder: Path, scheduler: bool) -> None:
-        """Copy development.ini; only what this run needs to be its own is changed."""
+        """Copy development.ini, with a new data folder and port."""
         ini = development()
         ini["app:main"]["mlapi.port"] = str(self.port)
         ini["app:main"]["mlapi.data_dir"] = _literal(folder / "data")
@@ -62,7 +62,7 @@ class Service:
             ini.write(file)
 
     def _prepare(self, folder: Path) -> None:
-        """Make the database, the user and the module, as an operator does."""
+        """Create the database, the user and the module, as an operator does."""
         password = folder / "password"
         password.write_text(self._password)
         self._run("alembic", "-c", self._ini, "upgrade", "head")
@@ -84,7 +84,7 @@ class Service:
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[int]:
-        """Serve until the end of the block, which begins with the first answer; gives the server's pid."""
+        """Run the server during the block, which begins after its first response; yields its process id."""
         command = [BIN / "pserve", self._ini]
         with serving(command, self.port, "/api/v1/modules", self._log, self._environ) as pid:
             yield pid
@@ -92,14 +92,14 @@ class Service:
     def log_in(self) -> Connection:
         """Connect as the user."""
         api = Connection(self.port)
-        said = {"name": USER, "password": self._password}
-        api.token = api.call("POST", "/api/v1/auth/token", said)["access_token"]
+        credentials = {"name": USER, "password": self._password}
+        api.token = api.call("POST", "/api/v1/auth/token", credentials)["access_token"]
         return api
 
 
 @contextlib.contextmanager
 def yardstick(folder: Path) -> Iterator[Connection]:
-    """Serve the bare view, with as many threads as the service, until the end of the block."""
+    """Run the bare view during the block, with as many threads as the service."""
     port, threads = free_port(), development()["server:main"]["threads"]
     command = [sys.executable, "-m", "benchmarks.yardstick", str(port), threads]
     with (
@@ -111,7 +111,7 @@ def yardstick(folder: Path) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def service_and_yardstick(scheduler: bool = False) -> Iterator[tuple[Connection, Connection]]:
-    """Serve both until the end of the block; gives a connection to each, the first of them logged in."""
+    """Run both during the block; yields a connection to the service, with a token, and one to the yardstick."""
     with temporary_folder() as folder:
         service = Service(folder, scheduler)
         with service.serve(), yardstick(folder) as bare, service.log_in() as api:
@@ -120,13 +120,13 @@ def service_and_yardstick(scheduler: bool = False) -> Iterator[tuple[Connection,
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone at the end of the block."""
+    """A folder that is deleted at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="mlapi-bench-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def development() -> configparser.ConfigParser:
-    """The settings of development.ini, as they are written."""
+    """The settings in development.ini."""
     ini = configparser.ConfigParser(interpolation=None)
     ini.optionxform = str  # type: ignore[assignment, method-assign]
     ini.read_string((ROOT / "development.ini").read_text())
@@ -134,12 +134,12 @@ def development() -> configparser.ConfigParser:
 
 
 def _literal(path: Path) -> str:
-    """A path as an ini file holds it."""
+    """A path, escaped for an ini file."""
     return str(path).replace("%", "%%")
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -149,7 +149,7 @@ def free_port() -> int:
 def serving(
     command: Sequence[str | Path], port: int, path: str, log: Path, environ: Mapping[str, str]
 ) -> Iterator[int]:
-    """Run a server; the block begins when it has answered at `path`, and at its end the server is stopped."""
+    """Run a server during the block, which begins after its first response at `path`."""
     with log.open("ab") as output:
         server = subprocess.Popen(
             command,
@@ -168,7 +168,7 @@ def serving(
 
 
 def _await_answer(server: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:
-    """Wait for a server's first answer, whichever it is."""
+    """Wait for the first response of a server, with any status."""
     end = time.monotonic() + PATIENCE
     while server.poll() is None and time.monotonic() < end:
         with contextlib.suppress(ConnectionError), Connection(port) as probe:
@@ -180,7 +180,7 @@ def _await_answer(server: subprocess.Popen[bytes], port: int, path: str, log: Pa
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Stop a server, and wait for what it started in its own group: the scheduler ends by itself."""
+    """Stop a server, and wait for its process group: the scheduler exits by itself."""
     server.terminate()
     try:
         server.wait(PATIENCE)

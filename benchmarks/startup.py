@@ -1,4 +1,4 @@
-"""How long it takes from `pserve` to the first answer."""
+"""The time from `pserve` to the first response."""
 
 import time
 
@@ -10,7 +10,7 @@ ROUNDS = 5
 
 
 def pserve(_seconds: float) -> list[Row]:
-    """Start the service with its scheduler, until it answers a user; beside it, the yardstick's start."""
+    """Measure the start of the service with its scheduler until its first response, against that of the yardstick."""
     ours, theirs = [], []
     with temporary_folder() as folder:
         service = Service(folder, scheduler=True)

@@ -1,4 +1,4 @@
-"""The table that a run prints, and what its columns say."""
+"""The table of results."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -10,7 +10,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside its yardstick, and what it should be; what does not apply is left empty."""
+    """A row: a figure, its yardstick and its goals; empty where not applicable."""
 
     what: str
     measured: str
@@ -22,7 +22,7 @@ class Row:
 
 
 def at_least(what: str, rounds: list[tuple[float, float]], goal: float, stretch: float) -> Row:
-    """The row of rates, ours and the yardstick's of each round; the ratio is the median of the rounds'."""
+    """A row of rates, from pairs of service and yardstick per round; the ratio is the median of the ratios."""
     ratios = [ours / bare for ours, bare in rounds]
     ratio = median(ratios)
     met = "stretch" if ratio >= stretch else "yes" if ratio >= goal else "no"
@@ -32,7 +32,7 @@ def at_least(what: str, rounds: list[tuple[float, float]], goal: float, stretch:
 
 
 def at_most(what: str, seconds: list[float], goal: float, bare: list[float] | None = None) -> Row:
-    """The row of times, of which the median must not be above the goal; the yardstick is there to compare."""
+    """A row of times, whose median must be at most the goal; the yardstick is for comparison."""
     if bare is None:
         yardstick = ratio = ""
     else:
@@ -43,25 +43,25 @@ def at_most(what: str, seconds: list[float], goal: float, bare: list[float] | No
 
 
 def on_top(what: str, rounds: list[tuple[float, float]], goal: float) -> Row:
-    """The row of times, ours and the yardstick's of each round, of which the difference counts."""
+    """A row of times, from pairs of service and yardstick per round; the difference is compared with the goal."""
     more = median(ours - bare for ours, bare in rounds)
     ours, bare = (shown(median(times)) for times in zip(*rounds, strict=True))
     return Row(what, ours, bare, f"+{shown(more)}", f"<= +{shown(goal)}", "", "yes" if more <= goal else "no")
 
 
 def grows(what: str, size: int, goal: int) -> Row:
-    """The row of a memory's growth, which must stay below the goal."""
+    """A row of an increase of memory, which must be below the goal."""
     met = "yes" if size < goal else "no"
     return Row(what, f"+{size / MIB:.1f} MiB", goal=f"< {goal // MIB} MiB", met=met)
 
 
 def shown(seconds: float) -> str:
-    """A time as the table shows it."""
+    """A time, as text."""
     return f"{seconds * 1000:.0f} ms"
 
 
 def render(rows: Iterable[Row]) -> str:
-    """The table as text: the first column to the left, the others to the right."""
+    """The table as text, with the first column aligned left and the others right."""
     cells = [HEADINGS, *(astuple(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = tuple("-" * width for width in widths)

@@ -1,4 +1,4 @@
-"""A large file on its way in and out: how much memory the server takes for it, and how fast it is."""
+"""Uploads and downloads of a large file: memory of the server, and speed."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from benchmarks.table import MIB, Row, grows
 
 SIZE = 1024 * MIB
 SMALLEST = 128 * MIB
-"""A file that is smaller than this says nothing of a growth of 64 MiB."""
+"""The smallest file with which an increase of 64 MiB is meaningful."""
 
 COPIES = 3
-"""Files of this size that are on the disk at once: two uploads, and the body that waitress is receiving."""
+"""Number of such files on the disk at once: two uploads, and the body that waitress receives."""
 
 SPARE = 512 * MIB
 GROWTH = 64 * MIB
@@ -24,7 +24,7 @@ BOUNDARY = "the-boundary-of-a-benchmark"
 
 
 def files(_seconds: float) -> list[Row]:
-    """Upload raw, upload as a form, and download; each in a server that has just started."""
+    """Measure an upload as a raw body, an upload as a form and a download, each in a newly started server."""
     rows = []
     with temporary_folder() as folder:
         size = _size(shutil.disk_usage(folder).free)
@@ -37,13 +37,13 @@ def files(_seconds: float) -> list[Row]:
 
 
 def put_raw(api: Connection, size: int) -> None:
-    """Upload a file as the body of the request."""
+    """Upload a file as the raw body of a request."""
     made = api.upload("PUT", f"{HOME}/files?name=raw", "application/octet-stream", size, pieces(size))
     _hold(made["size"], size)
 
 
 def post_form(api: Connection, size: int) -> None:
-    """Upload a file as a part of a form."""
+    """Upload a file as a form."""
     disposition = 'Content-Disposition: form-data; name="file"; filename="form"'
     head = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
     tail = f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -59,13 +59,13 @@ def post_form(api: Connection, size: int) -> None:
 
 
 def download(api: Connection, size: int) -> None:
-    """Download the file that came raw."""
+    """Download the file that was uploaded as a raw body."""
     (file,) = (each for each in api.call("GET", f"{HOME}/files?name=raw")["items"] if each["size"] == size)
     _hold(api.download(path_of(file["content"])), size)
 
 
 def pieces(size: int) -> Iterator[bytes]:
-    """A content of `size` bytes that no other upload has, a piece at a time."""
+    """A unique content of `size` bytes, in chunks."""
     piece = os.urandom(MIB)
     for _ in range(size // MIB):
         yield piece
@@ -90,7 +90,7 @@ def _measure(service: Service, what: str, transfer: Callable[[Connection, int], 
 
 
 def _size(free: int) -> int:
-    """The size of the file for which there is room, in whole MiB."""
+    """The size of the file that fits on the disk, in whole MiB."""
     size = min(SIZE, (free - SPARE) // COPIES // MIB * MIB)
     if size < SMALLEST:
         raise RuntimeError(f"There is no room on the disk: {free // MIB} MiB are free.")
@@ -98,17 +98,17 @@ def _size(free: int) -> int:
 
 
 def _restart_peak(pid: int) -> int:
-    """Have the peak of a process' memory counted anew, where the kernel can; returns its memory now."""
-    # Where it cannot, the peak of the start counts as well, which is never to our favour.
+    """Reset the peak memory of a process, if the kernel supports it; returns its current memory."""
+    # Otherwise the peak of the start is included, which only makes the result worse.
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     return _memory(pid, "VmRSS")
 
 
 def _memory(pid: int, name: str) -> int:
-    """A figure of a process' memory, in bytes."""
+    """A memory figure of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        key, _, told = line.partition(":")
+        key, _, value = line.partition(":")
         if key == name:
-            return int(told.split()[0]) * 1024
+            return int(value.split()[0]) * 1024
     raise RuntimeError(f"The kernel does not tell {name}.")

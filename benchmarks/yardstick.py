@@ -10,7 +10,7 @@ from mlapi.http.server import LIMITS
 
 
 def main() -> None:
-    """Serve the view until told to stop."""
+    """Serve the view until SIGTERM."""
     port, threads = sys.argv[1:]
     with Configurator() as config:
         config.add_route("bare", "/bare")
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def view(_request: Any) -> dict[str, bool]:
-    """The least that a view can do."""
+    """The bare view."""
     return {"ok": True}
 
 

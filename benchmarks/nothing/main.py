@@ -1,4 +1,4 @@
-"""Does nothing and says so: the least that a module can be. It imports only `os`, which is there anyway."""
+"""A module that does nothing. It imports only `os`, which Python has already imported."""
 
 import os
 
