@@ -1,4 +1,4 @@
-"""The module's files: digits, models and adversarial digits, as arrays in `.npz` and never as pickles."""
+"""The files of the module: digits, models and adversarial digits, as `.npz` arrays without pickles."""
 
 import hashlib
 import zipfile
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 SIDE, CLASSES = 8, 10
 PIXELS = SIDE * SIDE
 WHITE = 16.0
-"""The brightest pixel in a file, as in scikit-learn's digits; the module reckons in 0..1."""
+"""The maximum of pixels in files, as in scikit-learn's digits; in memory, pixels are in 0..1."""
 
 NAMES = {"dataset": "digits.npz", "model": "model.npz"}
 ARRAYS = {"dataset": {"images", "labels"}, "model": {"weights", "bias", "test_indices", "digest"}}
@@ -24,18 +24,18 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, z
 
 @dataclass(frozen=True)
 class Digits:
-    """Labelled digits: `images` is (n, 64) in 0..1, `digest` tells one dataset from another."""
+    """Labelled digits: `images` is (n, 64) in 0..1, `digest` identifies the dataset."""
 
     images: Floats
     labels: Ints
     digest: str
 
     def only(self, indices: Ints) -> tuple[Floats, Ints]:
-        """The images and labels at `indices`: what a model is tested on."""
+        """The images and labels at `indices`, for testing a model."""
         return self.images[indices], self.labels[indices]
 
     def without(self, indices: Ints) -> tuple[Floats, Ints]:
-        """The images and labels anywhere else: what a model is trained on."""
+        """The other images and labels, for training a model."""
         mask = np.ones(len(self.labels), dtype=bool)
         mask[indices] = False
         return self.images[mask], self.labels[mask]
@@ -43,7 +43,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, with the places of the digits it was not trained on in the dataset of that `digest`."""
+    """A model, with the indices of its test digits in the dataset with this `digest`."""
 
     model: Softmax
     test_indices: Ints
@@ -51,7 +51,7 @@ class Trained:
 
 
 def find(job: Job, role: str) -> str:
-    """The name of the input that plays `role`: by its tag, else by its name, else by the arrays in it."""
+    """The name of the input of a role: by its tag, else by its name, else by its arrays."""
     untagged = [name for name, tags in job.inputs.items() if "role" not in tags]
     found = [name for name, tags in job.inputs.items() if tags.get("role") == role]
     found = found or [name for name in untagged if name == NAMES[role]]
@@ -68,7 +68,7 @@ def find(job: Job, role: str) -> str:
 
 
 def load_digits(path: Path) -> Digits:
-    """Read a dataset, or say what is wrong with it."""
+    """Read a dataset. Raises `JobError`."""
     arrays = _load(path, ARRAYS["dataset"])
     images, labels = arrays["images"], arrays["labels"]
     _check(path, images.ndim == 3 and images.shape[1:] == (SIDE, SIDE), "images must be (n, 8, 8)")
@@ -85,7 +85,7 @@ def load_digits(path: Path) -> Digits:
 
 
 def load_model(path: Path, digits: Digits) -> Trained:
-    """Read a model that was trained on `digits`, or say what is wrong with it."""
+    """Read a model that was trained on `digits`. Raises `JobError`."""
     arrays = _load(path, ARRAYS["model"])
     weights, bias, test = arrays["weights"], arrays["bias"], arrays["test_indices"]
     _check(path, weights.shape == (PIXELS, CLASSES) and bias.shape == (CLASSES,), "the layer must be 64 by 10")
@@ -114,18 +114,18 @@ def save_model(path: Path, trained: Trained) -> None:
 
 
 def save(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write arrays, the same arrays always as the same bytes: NumPy dates every entry 1980."""
-    with path.open("wb") as file:  # given a path, NumPy would append .npz to a name that ends otherwise
+    """Write arrays; equal arrays result in equal bytes, because NumPy dates every entry 1980."""
+    with path.open("wb") as file:  # with a path, NumPy would append .npz to other names
         np.savez(file, **arrays)
 
 
 def as_file_images(images: Floats) -> Floats:
-    """Rows of pixels in 0..1 as the images of a file: (n, 8, 8), in 0..16."""
+    """Convert rows of pixels in 0..1 to the images of a file: (n, 8, 8), in 0..16."""
     return images.reshape(-1, SIDE, SIDE) * WHITE
 
 
 def _load(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
-    """The arrays `names` of an .npz file, none of them pickled."""
+    """The arrays `names` of an .npz file, without pickles."""
     missing = sorted(names - _array_names(path))
     _check(path, not missing, f"it is no .npz file with the arrays {', '.join(sorted(names))}")
     try:
@@ -136,7 +136,7 @@ def _load(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
 
 
 def _array_names(path: Path) -> set[str]:
-    """The names of the arrays in an .npz file; none where it is no such file."""
+    """The names of the arrays in an .npz file; empty for any other file."""
     if not zipfile.is_zipfile(path):
         return set()
     try:
@@ -148,4 +148,4 @@ def _array_names(path: Path) -> set[str]:
 
 def _check(path: Path, holds: bool, rule: str) -> None:
     if not holds:
-        raise JobError(f"{path.name} is not what it should be: {rule}.")
+        raise JobError(f"{path.name} is not valid: {rule}.")

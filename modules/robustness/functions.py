@@ -1,4 +1,4 @@
-"""What the module offers: train, attack, evaluate, harden. Defaults here are those of `mlapi.yaml`."""
+"""The functions of the module: train, attack, evaluate, harden. The defaults are those of `mlapi.yaml`."""
 
 import json
 from dataclasses import replace
@@ -11,10 +11,10 @@ from job import Job, JobError
 from linear import Adam, Floats, Ints, Softmax, fit
 
 BATCH = 64
-"""Images to a step of adversarial training."""
+"""Number of images per step of adversarial training."""
 
 PICTURE = {"role": "plot", "visualize": "image"}
-"""The tags by which a client knows what it can show."""
+"""The tags by which clients recognize files that they can display."""
 
 
 def train(
@@ -31,7 +31,7 @@ def train(
     shuffled = np.random.default_rng(seed).permutation(len(digits.labels))
     tested = round(test_fraction * len(shuffled))
     if not 0 < tested < len(shuffled):
-        raise JobError(f"A test_fraction of {test_fraction} leaves nothing to train on, or nothing to test on.")
+        raise JobError(f"A test_fraction of {test_fraction} leaves no digits for training or for testing.")
     test_indices = np.sort(shuffled[:tested])
     images, labels = digits.without(test_indices)
     print(f"Training on {len(labels)} of the {len(digits.labels)} digits in {dataset}.")
@@ -60,7 +60,7 @@ def attack(
     step_size: float = 0.0,
     seed: int = 0,
 ) -> None:
-    """Make adversarial versions of the digits that the model was tested on."""
+    """Create adversarial versions of the test digits of the model."""
     attack = Attack(method, norm, epsilon, steps, step_size)
     trained, digits = _load(job)
     images, labels = digits.only(trained.test_indices)
@@ -99,8 +99,8 @@ def evaluate(
     examples: int = 8,
     seed: int = 0,
 ) -> None:
-    """Measure the model's accuracy under attack, and draw it."""
-    import plots  # matplotlib takes longer to import than the other functions take to run
+    """Measure and plot the accuracy of the model under attack."""
+    import plots  # importing matplotlib takes longer than running the other functions
 
     attack = Attack(method, norm, epsilon, steps)
     trained, digits = _load(job)
@@ -133,7 +133,7 @@ def harden(
     learning_rate: float = 0.01,
     seed: int = 0,
 ) -> None:
-    """Train the model on against an attacker: Madry's adversarial training, by Adam in minibatches."""
+    """Continue the training of the model with adversarial examples: Madry's method, by Adam in minibatches."""
     attack = Attack(method, norm, epsilon, steps)
     trained, digits = _load(job)
     test = digits.only(trained.test_indices)
@@ -171,7 +171,7 @@ def _adversarial_training(
     rate: float,
     rng: np.random.Generator,
 ) -> Softmax:
-    """Minimise the loss at what the attack makes of each batch; the rate falls to 0 in a straight line."""
+    """Minimize the loss of the adversarial version of each batch; the learning rate decreases linearly to 0."""
     adam = Adam(model)
     for epoch in range(epochs):
         shuffled = rng.permutation(len(labels))
@@ -185,7 +185,7 @@ def _adversarial_training(
 
 
 def _load(job: Job) -> tuple[Trained, Digits]:
-    """The model among the inputs, and the digits it was trained on part of."""
+    """The model among the inputs, and its dataset."""
     digits = load_digits(job.input(find(job, "dataset")))
     return load_model(job.input(find(job, "model")), digits), digits
 
@@ -193,7 +193,7 @@ def _load(job: Job) -> tuple[Trained, Digits]:
 def _curve(
     attack: Attack, epsilons: Floats, model: Softmax, images: Floats, labels: Ints, seed: int
 ) -> list[dict[str, float]]:
-    """The accuracy under the same attack at each of its strengths."""
+    """The accuracy under the same attack for every epsilon."""
     curve = []
     for epsilon in epsilons:
         strong = replace(attack, epsilon=float(epsilon))
@@ -209,7 +209,7 @@ def _accuracies(model: Softmax, attack: Attack, images: Floats, labels: Ints, se
 
 
 def _by_digit(model: Softmax, images: Floats, adversarial: Floats, labels: Ints) -> list[dict[str, Any]]:
-    """How well each digit is known, and how well it stands the attack."""
+    """The accuracy of every digit, without and with the attack."""
     return [
         {
             "digit": int(digit),
@@ -222,6 +222,6 @@ def _by_digit(model: Softmax, images: Floats, adversarial: Floats, labels: Ints)
 
 
 def _hand_on(job: Job, *roles: str) -> None:
-    """Keep what a later task needs."""
+    """Pass on the inputs that later tasks need."""
     for role in roles:
         job.keep(find(job, role), role=role)

@@ -1,4 +1,4 @@
-"""The folder of one job: what was asked, in `input/`, and what came of it, in `output/`."""
+"""The folder of a job: the request in `input/`, and the results in `output/`."""
 
 import json
 import shutil
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class JobError(Exception):
-    """Why the job cannot be done, in words for the person who started it."""
+    """The job cannot be executed; the message is for the user."""
 
 
 class Job:
-    """One job: its function, options and input files, and the output files and metrics it gathers.
+    """A job: its function, options and input files, its output files and its metrics.
 
-    Every output file is named once, as created, as modified or as kept; `write` then reports them all.
+    Output files are added as created, modified or kept; `write` reports all of them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class Job:
         self.outputs_folder.mkdir(exist_ok=True)
 
     def _asked(self) -> dict[str, Any]:
-        """What `input.json` says, checked for its shape."""
+        """The content of `input.json`, validated."""
         try:
             asked: dict[str, Any] = json.loads((self.inputs_folder / "input.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -46,33 +46,33 @@ class Job:
         return asked
 
     def input(self, name: str) -> Path:
-        """Where the input file `name` lies."""
+        """The path of an input file."""
         return self.inputs_folder / name
 
     def create(self, name: str, **tags: Any) -> Path:
-        """Announce a new output file, and return where to write it."""
+        """Add a new output file; returns its path."""
         path = self._output(name, tags)
         self._created.append(name)
         return path
 
     def modify(self, name: str, **tags: Any) -> Path:
-        """Announce a changed version of the input file `name`, and return where to write it."""
+        """Add a modified version of an input file; returns its path."""
         path = self._output(name, tags)
         self._modified.append(name)
         return path
 
     def keep(self, name: str, **tags: Any) -> None:
-        """Hand the input file `name` on, unchanged, to the task that comes next."""
+        """Pass an input file on to the next task, unchanged."""
         shutil.copyfile(self.input(name), self._output(name, tags))
 
     def _output(self, name: str, tags: dict[str, Any]) -> Path:
         if name in self._outputs:
-            raise JobError(f"Two output files would be called {name!r}: give the input file another name.")
+            raise JobError(f"Two output files have the name {name!r}: give the input file another name.")
         self._outputs[name] = tags
         return self.outputs_folder / name
 
     def write(self) -> None:
-        """Write `output.json`, the last thing a job does."""
+        """Write `output.json`, at the end of the job."""
         report = {
             "name": self.function,
             "files": list(self._outputs),

@@ -1,7 +1,7 @@
-"""The model under attack: softmax (multinomial logistic) regression, in NumPy alone.
+"""The model: softmax (multinomial logistic) regression in NumPy.
 
-Its loss is the cross entropy, whose gradients are short enough to write down, so that attack and training
-need no framework. Images are rows of pixels in 0..1, labels the numbers of the classes.
+The loss is the cross entropy, whose gradients are implemented here, so that attacks and training need no
+framework. Images are rows of pixels in 0..1; labels are the numbers of the classes.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ class Softmax(NamedTuple):
     bias: Floats
 
     def predict(self, images: Floats) -> Ints:
-        """The likeliest class of each image."""
+        """The most likely classes of images."""
         return np.argmax(images @ self.weights + self.bias, axis=1)
 
     def accuracy(self, images: Floats, labels: Ints) -> float:
-        """The share of images that are given their own label."""
+        """The share of correctly classified images."""
         return float(np.mean(self.predict(images) == labels))
 
     def residuals(self, images: Floats, labels: Ints) -> Floats:
-        """The gradient of each image's loss by its logits: the probabilities less the truth."""
+        """The gradient of the loss by the logits: the probabilities minus the labels."""
         logits = images @ self.weights + self.bias
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         odds /= odds.sum(axis=1, keepdims=True)
@@ -37,11 +37,11 @@ class Softmax(NamedTuple):
         return odds
 
     def input_gradient(self, images: Floats, labels: Ints) -> Floats:
-        """The gradient of each image's loss by its pixels: the way in which an attacker goes."""
+        """The gradient of the loss by the pixels: the direction of an attack."""
         return self.residuals(images, labels) @ self.weights.T
 
     def gradient(self, images: Floats, labels: Ints) -> "Softmax":
-        """The gradient of the mean loss by the parameters, in the parameters' own shape."""
+        """The gradient of the mean loss by the parameters, in their shapes."""
         residuals = self.residuals(images, labels) / len(labels)
         return Softmax(images.T @ residuals, residuals.sum(axis=0))
 
@@ -49,14 +49,14 @@ class Softmax(NamedTuple):
 def fit(
     images: Floats, labels: Ints, classes: int, c: float, iterations: int, tolerance: float = 1e-5
 ) -> Iterator[tuple[int, float, Softmax]]:
-    """Fit a model, giving (iteration, largest entry of the gradient, model) until it has converged.
+    """Fit a model; yields (iteration, largest entry of the gradient, model) until it has converged.
 
     The objective is scikit-learn's: half the squared weights plus `c` times the summed loss (here divided
-    by `c` times the number of images). It is convex, and is minimised by Nesterov's accelerated gradient
+    by `c` times the number of images). It is convex, and is minimized by Nesterov's accelerated gradient
     with the gradient restart of O'Donoghue and Candes, "Adaptive restart for accelerated gradient schemes"
-    (2015). Nothing is random: equal data give equal models.
+    (2015). The result is deterministic.
     """
-    # Centred images give the same model with a bias that takes up their mean, in far fewer iterations.
+    # Centred images result in the same model, up to the bias, in far fewer iterations.
     mean = images.mean(axis=0)
     images = images - mean
     penalty = 1.0 / (c * len(labels))
@@ -81,7 +81,7 @@ def fit(
 
 
 def curvature(images: Floats) -> float:
-    """A bound of the mean loss's curvature: half the largest eigenvalue of the images' second moments."""
+    """A bound of the curvature of the mean loss: half the largest eigenvalue of the second moments of the images."""
     rows = np.hstack([images, np.ones((len(images), 1))])
     return float(np.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]) / 2.0
 

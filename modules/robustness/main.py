@@ -1,10 +1,10 @@
-"""Runs one job: reads its folder, calls the function it names, reports. Exit status 1 says it failed."""
+"""The command of the module: reads the job folder and calls the function. The exit status is 1 if the job fails."""
 
 import os
 import sys
 from pathlib import Path
 
-# One thread: a job shares its machine with others, and sums in another order have other last digits.
+# One thread: jobs share the machine, and sums in another order have different last digits.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 
@@ -20,11 +20,11 @@ FUNCTIONS = {
 
 
 def main() -> None:
-    """Do the job in the folder that MLAPI_JOB_DIR names."""
+    """Execute the job in the folder MLAPI_JOB_DIR."""
     job = Job(Path(os.environ.get("MLAPI_JOB_DIR", "/mnt")))
     function = FUNCTIONS.get(job.function)
     if function is None:
-        raise JobError(f"There is no function {job.function!r}, only {', '.join(FUNCTIONS)}.")
+        raise JobError(f"Unknown function {job.function!r}. Functions: {', '.join(FUNCTIONS)}.")
     unknown = sorted(set(job.options) - set(function.__kwdefaults__))
     if unknown:
         raise JobError(f"{job.function} has no option {', '.join(unknown)}.")

@@ -1,4 +1,4 @@
-"""Writes scikit-learn's handwritten digits as the dataset that `train` takes: `make_digits.py digits.npz`."""
+"""Write scikit-learn's handwritten digits as a dataset for `train`: `make_digits.py digits.npz`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: equal numbers always give equal bytes."""
+"""The plots of an evaluation: equal numbers result in equal bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from linear import Floats, Ints, Softmax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-matplotlib.rcdefaults()  # what a user's own matplotlibrc says must not show in the picture
+matplotlib.rcdefaults()  # the plots must not depend on a user's matplotlibrc
 
 
 def accuracy(path: Path, curve: list[dict[str, Any]], title: str) -> None:
-    """Draw the accuracy against the attack's strength."""
+    """Plot the accuracy against epsilon."""
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.plot([point["epsilon"] for point in curve], [point["accuracy"] for point in curve], marker="o")
@@ -24,7 +24,7 @@ def accuracy(path: Path, curve: list[dict[str, Any]], title: str) -> None:
 
 
 def examples(path: Path, model: Softmax, images: Floats, adversarial: Floats, labels: Ints, count: int) -> None:
-    """Draw digits before and after the attack, over what the model takes them for; fooled ones first."""
+    """Plot digits before and after the attack, with the predictions of the model; misclassified digits first."""
     before, after = model.predict(images), model.predict(adversarial)
     fooled = (before == labels) & (after != labels)
     chosen = np.argsort(~fooled, kind="stable")[:count]
@@ -44,5 +44,5 @@ def examples(path: Path, model: Softmax, images: Floats, adversarial: Floats, la
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the name and version of the library that drew it."""
+    """Write a PNG without the name and version of the plotting library."""
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
