@@ -167,7 +167,7 @@ def seconds(job: dict[str, Any]) -> str:
 
 def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
     """Print the metrics and save the plots; returns whether the metrics equal those in the output files."""
-    honest = True
+    consistent = True
     print(f"\n  {'job':24}{'clean':>8}{'attacked':>10}")
     for job in jobs:
         name = job["function"].rpartition("/")[2]
@@ -179,12 +179,14 @@ def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
                 place = FOLDER / f"{job['position']}-{file['name']}"
                 place.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
                 if file["name"] == "report.json":
-                    said = json.loads(place.read_bytes())
-                    honest &= all(said[each] == metrics[each] for each in ("clean_accuracy", "adversarial_accuracy"))
+                    report = json.loads(place.read_bytes())
+                    consistent &= all(
+                        report[each] == metrics[each] for each in ("clean_accuracy", "adversarial_accuracy")
+                    )
         figures = [metrics.get(each) for each in ("clean_accuracy", "adversarial_accuracy")]
         if None not in figures:
             print(f"  {job['position']} {name:22}{figures[0]:>8.3f}{figures[1]:>10.3f}")
-    return honest
+    return consistent
 
 
 def main() -> int:
@@ -201,19 +203,19 @@ def main() -> int:
     subprocess.run([sys.executable, ROOT / "modules" / "robustness" / "make_digits.py", digits], check=True)
     with service(free_port(arguments.port)) as base:
         api = Client(base)
-        said = {"name": "ada", "password": passwords["ada"]}
-        api.token = api("POST", "/api/v1/auth/token", said)["access_token"]
+        credentials = {"name": "ada", "password": passwords["ada"]}
+        api.token = api("POST", "/api/v1/auth/token", credentials)["access_token"]
         user = "/api/v1/users/ada"
         file = api("PUT", f"{user}/files?name=digits.npz", raw=digits.read_bytes())
         pipeline = compose(api, user)
         run = api("POST", pipeline["runs"], {"files": [file["url"]]})
         print(f"\nRun {run['url']} over {file['name']} ({file['size']} bytes):\n")
         jobs = watch(api, run)
-        honest = results(api, jobs)
-        good = honest and all(job["status"] == "FINISHED" for job in jobs)
+        consistent = results(api, jobs)
+        good = consistent and all(job["status"] == "FINISHED" for job in jobs)
         print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/. See also\n")
         print(f"  {run['url']}\n  {jobs[-1]['url']}\n  {jobs[-1]['log']}\n  {base}/api/v1/modules/robustness")
-        if not honest:
+        if not consistent:
             print("\nThe metrics of a job differ from its output files.")
         if not arguments.exit:
             print(f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/.")
