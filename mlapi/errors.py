@@ -1,6 +1,6 @@
 """Domain errors: violations of rules, independent of HTTP.
 
-The status of the response, and the part of the request that an error belongs to, are decided by the views.
+`mlapi.http.problems` decides the status of the response and the location of errors in the request.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -126,7 +126,7 @@ class Client:
         return attempt
 
     def download(self, path: str, target: str, size: int, sha256: str, on_chunk: Callable[[], None]) -> None:
-        """Download `path` to a new file, or raise `Damaged` unless it has the given size and SHA-256.
+        """Download `path` to a new file, or raise `Damaged` unless it has this size and SHA-256.
 
         `on_chunk` is called after every chunk, to renew the lease during a long download.
         """

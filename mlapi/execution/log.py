@@ -66,7 +66,7 @@ class Log:
             while data := self._next():
                 self._upload(data)
         except (AttemptOver, Rejected):
-            # The attempt is over, which the lease knows, or the server accepts no more of the log.
+            # The attempt has ended, as the lease shows, or the server accepts no more of the log.
             return
 
     def _next(self) -> bytes:

@@ -106,7 +106,7 @@ class Option:
 def check_arguments(
     options: Sequence[Option], arguments: Mapping[str, object], prefix: str = "arguments"
 ) -> dict[str, Value]:
-    """The arguments with which a function is called: the given ones, and defaults for the others.
+    """The arguments with which a function is called: those of the task, and defaults for the others.
 
     Null is equivalent to an omitted argument. Raises `Invalid` with an error for every argument that is not valid.
     """
