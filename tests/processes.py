@@ -231,14 +231,14 @@ class Http:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             path = url.removeprefix(f"http://127.0.0.1:{self.port}")
-            told = {"Content-Type": kind, "Content-Length": str(len(body)), **self.headers, **headers}
-            connection.request(method, path, body, told)
+            sent = {"Content-Type": kind, "Content-Length": str(len(body)), **self.headers, **headers}
+            connection.request(method, path, body, sent)
             answer = connection.getresponse()
-            said = Answer(answer.status, answer.headers, answer.read())
+            result = Answer(answer.status, answer.headers, answer.read())
         finally:
             connection.close()
-        assert said.status == status, (method, url, said.status, said.content[:2000])
-        return said
+        assert result.status == status, (method, url, result.status, result.content[:2000])
+        return result
 
 
 def free_port() -> int:
@@ -256,8 +256,8 @@ class Service:
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         self.folder, self.url, self.port = folder, url, free_port()
-        told = {"job_heartbeat": 0.2, "slots": 4, **settings}
-        self.ini = write_ini(folder, url, self.port, **told)
+        all_settings = {"job_heartbeat": 0.2, "slots": 4, **settings}
+        self.ini = write_ini(folder, url, self.port, **all_settings)
         # Also in the environment, so that a test can see whether functions inherit it.
         self.environ = {
             **os.environ,

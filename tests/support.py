@@ -63,7 +63,7 @@ format = %(levelname)s %(name)s %(message)s
 
 def write_ini(folder: Path, url: str, port: int = 6543, **settings: Any) -> Path:
     """An ini file for the database at `url`, with cheap argon2id parameters."""
-    told = {
+    values = {
         "database_url": url,
         "data_dir": folder / "data",
         "port": port,
@@ -71,7 +71,7 @@ def write_ini(folder: Path, url: str, port: int = 6543, **settings: Any) -> Path
         "password_rounds": 1,
         **settings,
     }
-    lines = "\n".join(f"mlapi.{name} = {str(value).replace('%', '%%')}" for name, value in told.items())
+    lines = "\n".join(f"mlapi.{name} = {str(value).replace('%', '%%')}" for name, value in values.items())
     ini = folder / "testing.ini"
     ini.write_text(INI.format(settings=lines, root=ROOT))
     return ini
@@ -118,8 +118,8 @@ class Client:
     def __init__(self, app: TestApp, name: str | None = None, token: str | None = None) -> None:
         self.app, self.name = app, name
         if name is not None and token is None:
-            said = {"name": name, "password": PASSWORD}
-            token = app.post_json(f"{API}/auth/token", said).json["access_token"]
+            credentials = {"name": name, "password": PASSWORD}
+            token = app.post_json(f"{API}/auth/token", credentials).json["access_token"]
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def __call__(self, method: str, url: str, json: Any = None, status: int | None = None, **kw: Any) -> Any:

@@ -56,7 +56,7 @@ def test_a_user_is_created_with_a_role(ini: Path, app: TestApp, password: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "words"),
+    ("name", "password", "words"),
     [
         ("grace", "short", "password: Must have 15 to 256 characters."),
         ("Not A Slug", PASSWORD, "name: Must be a slug"),
@@ -64,9 +64,9 @@ def test_a_user_is_created_with_a_role(ini: Path, app: TestApp, password: str) -
     ],
 )
 def test_an_invalid_user_is_not_created(
-    ini: Path, ada: Client, db: Any, tmp_path: Path, name: str, said: str, words: str
+    ini: Path, ada: Client, db: Any, tmp_path: Path, name: str, password: str, words: str
 ) -> None:
-    (tmp_path / "password").write_text(said)
+    (tmp_path / "password").write_text(password)
     done = admin(ini, "createuser", name, "--password-file", str(tmp_path / "password"), check=False)
     refused(done, 1, words)
     assert db.scalars(sa.select(User.name)).all() == ["ada"]
@@ -120,10 +120,12 @@ def packed(kind: str, folder: Path) -> Path:
 def test_a_module_is_the_same_version_from_a_folder_and_from_any_archive(
     ini: Path, ada: Client, tmp_path: Path
 ) -> None:
-    said = [admin(ini, "createmodule", "hello", str(packed(kind, tmp_path))).stdout for kind in ("", ".tar.gz", ".zip")]
+    output = [
+        admin(ini, "createmodule", "hello", str(packed(kind, tmp_path))).stdout for kind in ("", ".tar.gz", ".zip")
+    ]
     version = ada("GET", "modules/hello/versions", status=200).json["items"][0]["version"]
     again = f"Unchanged: hello, version 1, {version}.\n"
-    assert said == [f"Registered hello, version 1, {version}.\n", again, again]
+    assert output == [f"Registered hello, version 1, {version}.\n", again, again]
 
 
 def test_changed_content_is_another_version(ini: Path, ada: Client, tmp_path: Path) -> None:
@@ -228,8 +230,8 @@ def test_an_address_among_the_server_options_is_rejected(tmp_path: Path, option:
     done = subprocess.run([command("pserve"), ini], capture_output=True, text=True, timeout=20, check=False)
     name = option.partition(" ")[0]
     assert done.returncode == 1
-    said = f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
-    assert done.stderr.splitlines()[-1] == f"mlapi.settings.SettingsError: {said}"
+    message = f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
+    assert done.stderr.splitlines()[-1] == f"mlapi.settings.SettingsError: {message}"
 
 
 @pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler"])
@@ -245,10 +247,10 @@ def test_the_shell_provides_the_tree_and_the_tables(ini: Path, ada: Client) -> N
     done = subprocess.run(
         [command("pshell"), str(ini)], input=SHELL, capture_output=True, text=True, timeout=30, check=True
     )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said
-    assert "HERE Request Root users" in said
-    assert "THERE ada" in said
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output
+    assert "HERE Request Root users" in output
+    assert "THERE ada" in output
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -22,8 +22,8 @@ def file(ada):
 
 
 def test_a_form_creates_a_file(ada, file):
-    said = {"tags": '{"label": 3, "of": ["a", null]}', "parent": file["url"]}
-    answer = ada.form(FILES, said, "file", "b.txt", b"bytes", status=201)
+    fields = {"tags": '{"label": 3, "of": ["a", null]}', "parent": file["url"]}
+    answer = ada.form(FILES, fields, "file", "b.txt", b"bytes", status=201)
     made = answer.json
     assert answer.headers["Location"] == made["url"]
     assert made | {"created": 0, "id": 0, "url": 0, "content": 0} == {
@@ -80,7 +80,7 @@ def test_a_head_has_the_headers_of_the_get_and_no_body(ada, file):
 
 
 @pytest.mark.parametrize(
-    ("asked", "body", "said"),
+    ("asked", "body", "content_range"),
     [
         ("bytes=0-3", b"0123", "bytes 0-3/10"),
         ("bytes=8-", b"89", "bytes 8-9/10"),
@@ -89,9 +89,9 @@ def test_a_head_has_the_headers_of_the_get_and_no_body(ada, file):
         ("bytes=-999", b"0123456789", "bytes 0-9/10"),
     ],
 )
-def test_a_range_returns_its_bytes(asked, body, said, ada, file):
+def test_a_range_returns_its_bytes(asked, body, content_range, ada, file):
     answer = ada("GET", file["content"], headers={"Range": asked}, status=206)
-    assert (answer.body, answer.headers["Content-Range"]) == (body, said)
+    assert (answer.body, answer.headers["Content-Range"]) == (body, content_range)
 
 
 @pytest.mark.parametrize("asked", ["bytes=10-", "bytes=99-100", "bytes=-0", f"bytes={'9' * 50}-"])
@@ -149,10 +149,10 @@ NAMES = [
 def test_a_name_is_stored_unchanged(name, ada):
     made = ada.upload(quote(name, safe=""), b"", status=201).json
     assert ada("GET", made["url"]).json["name"] == name
-    said = ada("GET", made["content"]).headers["Content-Disposition"]
-    assert said == content_disposition(name)
-    assert said.isascii()
-    assert said.endswith(f"filename*=UTF-8''{quote(name, safe='!#$&+-.^_`|~')}")
+    header = ada("GET", made["content"]).headers["Content-Disposition"]
+    assert header == content_disposition(name)
+    assert header.isascii()
+    assert header.endswith(f"filename*=UTF-8''{quote(name, safe='!#$&+-.^_`|~')}")
     if '"' not in name:  # A quote must be escaped in the header of a form.
         assert ada.form(FILES, {}, "file", name, b"", status=201).json["name"] == name
 

@@ -153,20 +153,20 @@ def test_another_users_resources_look_like_missing_ones(name, ada, bob, hellowor
     nothing = "nobody" if name == "user" else 2**40
     for method, path, _ in services(wsgi, *METHODS):
         if f"{{{name}}}" in path:
-            his = bob(method, path.format(**world.keys))
-            none = bob(method, path.format(**world.keys | {name: nothing}))
-            assert (his.status, his.body) == (none.status, none.body), (method, path)
-            assert his.headerlist == none.headerlist
+            foreign = bob(method, path.format(**world.keys))
+            missing = bob(method, path.format(**world.keys | {name: nothing}))
+            assert (foreign.status, foreign.body) == (missing.status, missing.body), (method, path)
+            assert foreign.headerlist == missing.headerlist
 
 
 @pytest.mark.parametrize("name", ["file", "pipeline", "task", "run", "job"])
 def test_another_users_resources_are_not_found_below_ones_own_url(name, ada, bob, helloworld, wsgi):
-    hers, his = World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
+    adas, bobs = World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
     before = rows(wsgi)
     for method, path, _ in services(wsgi, *METHODS):
         if f"{{{name}}}" in path:
             is_problem(
-                bob(method, path.format(**his.keys | {name: hers.keys[name]})), 404
+                bob(method, path.format(**bobs.keys | {name: adas.keys[name]})), 404
             ) if method != "HEAD" else None
     assert rows(wsgi) == before
 
@@ -198,23 +198,23 @@ class TestForeignIdsInBodies:
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
     def test_a_run_accepts_only_files_of_the_pipelines_owner(self, asks, worlds, clients, wsgi):
-        hers, his = (world.keys for world in worlds)
+        adas, bobs = (world.keys for world in worlds)
         before = rows(wsgi)
-        url = f"users/bob/pipelines/{his['pipeline']}/runs"
-        for owner, file in (("ada", hers["file"]), ("bob", hers["file"]), ("ada", his["file"])):
+        url = f"users/bob/pipelines/{bobs['pipeline']}/runs"
+        for owner, file in (("ada", adas["file"]), ("bob", adas["file"]), ("ada", bobs["file"])):
             answer = clients(asks)("POST", url, {"files": [f"{API}/users/{owner}/files/{file}"]})
             is_problem(answer, 422, "files.0")
         assert rows(wsgi) == before
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
     def test_a_task_follows_tasks_of_its_own_pipeline_only(self, asks, worlds, clients, bob, helloworld):
-        hers, his = (world.keys for world in worlds)
+        adas, bobs = (world.keys for world in worlds)
         other, [first] = pipeline_of(bob, {"function": helloworld})
         for task in (
-            f"users/ada/pipelines/{hers['pipeline']}/tasks/{hers['task']}",
-            f"users/bob/pipelines/{his['pipeline']}/tasks/{his['task']}",
-            f"users/bob/pipelines/{other['id']}/tasks/{his['task']}",
-            f"users/bob/pipelines/{his['pipeline']}/tasks/{first['id']}",
+            f"users/ada/pipelines/{adas['pipeline']}/tasks/{adas['task']}",
+            f"users/bob/pipelines/{bobs['pipeline']}/tasks/{bobs['task']}",
+            f"users/bob/pipelines/{other['id']}/tasks/{bobs['task']}",
+            f"users/bob/pipelines/{bobs['pipeline']}/tasks/{first['id']}",
             f"users/ada/pipelines/{other['id']}/tasks/{first['id']}",
         ):
             body = {"function": helloworld, "after": [f"{API}/{task}"]}
@@ -223,9 +223,9 @@ class TestForeignIdsInBodies:
 
     @pytest.mark.parametrize("asks", ["bob", "root"])
     def test_the_parent_of_a_file_has_the_same_owner(self, asks, worlds, clients, wsgi):
-        hers, his = (world.keys for world in worlds)
+        adas, bobs = (world.keys for world in worlds)
         before = rows(wsgi)
-        for owner, file in (("ada", hers["file"]), ("bob", hers["file"]), ("ada", his["file"])):
+        for owner, file in (("ada", adas["file"]), ("bob", adas["file"]), ("ada", bobs["file"])):
             fields = {"parent": f"{API}/users/{owner}/files/{file}"}
             is_problem(clients(asks).form("users/bob/files", fields, "file", "x.txt", b"x"), 422, "parent")
         assert rows(wsgi) == before

@@ -223,15 +223,15 @@ def test_two_schedulers_run_every_job_once(service: Service, note: Path) -> None
     assert {worker for worker, _ in service.rows(last)} == {"one", "two"}
 
 
-def test_a_function_has_no_access_to_secrets(service: Service, note: Path) -> None:
+def test_a_function_inherits_no_secrets(service: Service, note: Path) -> None:
     (job,) = service.over(service.start(task("look", note)))
     seen = service.text(service.outputs(job)[0]["content"])
     for secret in (service.url, service.environ["MLAPI_SECRET_KEY"]):
         assert secret not in seen
     assert re.search(r"eyJ[\w-]+\.eyJ", seen) is None  # The start of every signed token.
-    told = json.loads(seen)
-    assert [name for name in told["own"] if name.startswith("MLAPI")] == ["MLAPI_JOB_DIR"]
-    assert told["open"] == ["0", "1", "2", "3"]  # The last is the listed folder.
+    seen_by_function = json.loads(seen)
+    assert [name for name in seen_by_function["own"] if name.startswith("MLAPI")] == ["MLAPI_JOB_DIR"]
+    assert seen_by_function["open"] == ["0", "1", "2", "3"]  # The last is the listed folder.
 
 
 def test_a_stopped_scheduler_leaves_its_jobs_running(service: Service, note: Path) -> None:

@@ -124,9 +124,9 @@ ARGUMENTS = {
 def test_valid_arguments_are_stored_with_defaults_filled_in(given, kept, check):
     answer = check(given)
     assert answer.status_int == 201, answer.text
-    said = {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in given.items() if value is not None}
     found = answer.json["arguments"]
-    assert found == DEFAULTS | said | kept
+    assert found == DEFAULTS | values | kept
     assert {name: type(value) for name, value in found.items()} == {
         "text": str,
         "method": str,

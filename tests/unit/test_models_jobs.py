@@ -69,7 +69,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.attempts, self.told, self.before, self.runs = [], {}, {}, 0
+        self.attempts, self.reported, self.before, self.runs = [], {}, {}, 0
 
     @initialize(after=st.sampled_from(AFTER))
     def begin(self, after):
@@ -115,14 +115,14 @@ class Life(RuleBasedStateMachine):
             try:
                 if outputs:
                     attempts.hand_in(db, attempt, SHA256, 0)
-                attempts.report(db, attempt, Report(Status(status), "told", {}, made))
+                attempts.report(db, attempt, Report(Status(status), "reported", {}, made))
             except AttemptOver:
                 assert not held
                 db.rollback()
             else:
                 assert held
-                assert attempt.id not in self.told
-                self.told[attempt.id] = status
+                assert attempt.id not in self.reported
+                self.reported[attempt.id] = status
                 db.commit()
 
     @precondition(lambda self: self.attempts)

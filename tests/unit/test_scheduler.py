@@ -60,8 +60,8 @@ def make(database: Database, tmp_path: Path) -> Make:
     """Create a scheduler with two slots."""
 
     def make(**changed: str) -> tuple[Scheduler, Tickets]:
-        told = {"data_dir": str(tmp_path), "slots": "2", "worker": "one", "job_attempts": "2", **changed}
-        settings = Settings.read({f"mlapi.{name}": value for name, value in told.items()}, {})
+        values = {"data_dir": str(tmp_path), "slots": "2", "worker": "one", "job_attempts": "2", **changed}
+        settings = Settings.read({f"mlapi.{name}": value for name, value in values.items()}, {})
         executor = Tickets()
         store = open_store(settings.media_dir)
         return Scheduler(settings, database, executor, store, "http://here/attempts/{}".format), executor

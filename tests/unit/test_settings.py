@@ -18,8 +18,8 @@ def read(tmp_path: Path) -> Any:
     """A function that reads settings with a temporary data folder."""
 
     def read(environ: dict[str, str] | None = None, /, **ini: str) -> Settings:
-        told = {"data_dir": str(tmp_path / "data"), **ini}
-        return Settings.read({f"mlapi.{name}": value for name, value in told.items()}, environ or {})
+        values = {"data_dir": str(tmp_path / "data"), **ini}
+        return Settings.read({f"mlapi.{name}": value for name, value in values.items()}, environ or {})
 
     return read
 
@@ -80,8 +80,8 @@ def test_the_environment_takes_precedence_and_other_variables_are_ignored(read: 
 
 
 def test_other_settings_in_the_ini_file_are_ignored(tmp_path: Path) -> None:
-    told = {"mlapi.data_dir": str(tmp_path), "pyramid.includes": "x", "sqlalchemy.url": "y", "here": "z"}
-    assert Settings.read(told, {}).data_dir == tmp_path
+    values = {"mlapi.data_dir": str(tmp_path), "pyramid.includes": "x", "sqlalchemy.url": "y", "here": "z"}
+    assert Settings.read(values, {}).data_dir == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_all_errors_of_settings_are_reported_together(read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("values", "named"),
     [
         ({"secret_key": KEY[:31]}, "secret_key"),
         ({"secret_key": "ab" * 32}, "secret_key"),
@@ -137,9 +137,9 @@ def test_all_errors_of_settings_are_reported_together(read: Any) -> None:
         ({"job_timeout": "100", "job_timeout_limit": "99"}, "job_timeout"),
     ],
 )
-def test_unsafe_combinations_are_rejected(read: Any, told: dict[str, str], named: str) -> None:
+def test_unsafe_combinations_are_rejected(read: Any, values: dict[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=f"^mlapi.{named}: must [^\n]+$"):
-        read(**told)
+        read(**values)
 
 
 def test_an_impossible_data_folder_is_an_invalid_setting(read: Any, tmp_path: Path) -> None:
