@@ -22,7 +22,7 @@ demo: $(READY) ## run a pipeline through the service, then keep serving; EXIT=1 
 test: $(READY) ## run all tests, on SQLite and PostgreSQL; COVERAGE=1 measures the coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
-lint: $(READY) ## format, lint, imports, types, and docs in step with the code
+lint: $(READY) ## check format, lint, imports, types and generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache

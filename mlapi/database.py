@@ -85,7 +85,7 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: DBAPIConnection, _record: object) -> None:
-        connection.isolation_level = None  # The driver must not begin transactions of its own.
+        connection.isolation_level = None  # The driver must not begin transactions itself.
         cursor = connection.cursor()
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT}",

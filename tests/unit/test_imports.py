@@ -44,10 +44,10 @@ WRONG = {
         ("storage/local.py", "def late():\n    from mlapi import security"),
         ("novelty.py", "from mlapi import errors"),
     ],
-    "No cycles between the files of a room": [("models/base.py", "from mlapi.models.jobs import Job")],
-    "Models and archives know nothing of HTTP": [("models/files.py", "import pyramid.response")],
-    "Services are the only users of cornice": [("resources/tree.py", "import cornice")],
-    "The runner imports its own parts": [("archives/readers.py", "import yaml")],
+    "No cycles within a package": [("models/base.py", "from mlapi.models.jobs import Job")],
+    "Models and archives are independent of HTTP": [("models/files.py", "import pyramid.response")],
+    "Only services use cornice": [("resources/tree.py", "import cornice")],
+    "The runner is independent of the service and of other packages": [("archives/readers.py", "import yaml")],
 }
 """Wrong imports, with the contract that refuses them; a new file needs a layer."""
 
