@@ -42,6 +42,12 @@ QUERIES = {
         SELECT jobs.id, jobs.attempt, count(attempts.id) FROM jobs
         LEFT JOIN attempts ON attempts.job_id = jobs.id GROUP BY jobs.id, jobs.attempt
         HAVING count(attempts.id) <> jobs.attempt OR coalesce(max(attempts.number), 0) <> jobs.attempt""",
+    "I3 job {0} has {1} failures, but {2} attempts that were lost or handed back": """
+        SELECT jobs.id, jobs.failures, count(attempts.id) FROM jobs
+        LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('LOST', 'RETURNED')
+        GROUP BY jobs.id, jobs.failures HAVING jobs.failures > count(attempts.id)""",
+    "I3 attempt {0} is {1}, which contradicts its end time": """
+        SELECT id, status FROM attempts WHERE (ended IS NULL) <> (status = 'RUNNING')""",
     "I3 attempt {0} is RUNNING, but is not the current attempt of a running job {1}": """
         SELECT attempts.id, jobs.id FROM attempts JOIN jobs ON attempts.job_id = jobs.id
         WHERE attempts.status = 'RUNNING'

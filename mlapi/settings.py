@@ -145,7 +145,9 @@ class Settings:
     sweep_grace: float = setting(seconds, "3600", "Seconds after which unreferenced contents are deleted.")
     job_timeout: float = setting(seconds, "3600", "Time limit of a job in seconds, unless its task has one.")
     job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a task in seconds.")
-    job_attempts: int = setting(whole, "3", "Number of attempts after which a job fails if its workers are lost.")
+    job_attempts: int = setting(
+        whole, "3", "Number of failures, attempts whose worker is lost while it runs the job, after which it fails."
+    )
     job_lease: float = setting(
         seconds, "60", "Seconds without a heartbeat after which a worker is lost; at least 15 for SQLite."
     )

@@ -11,6 +11,7 @@ from mlapi.database import Database
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
+from mlapi.models.slots import Allowance, allowance
 from mlapi.security import Tokens, Use
 from mlapi.settings import Settings
 from mlapi.storage import BlobStore
@@ -92,11 +93,12 @@ class Scheduler:
     def _claim(self) -> bool:
         """Claim jobs for the free slots; running attempts are counted in the database, which survives a restart."""
         with self._database.reading() as db:
-            free = self._settings.slots - attempts.running(db, self._settings.worker) if jobs.waiting(db) else 0
-        if free <= 0:
+            worker, slots = self._settings.worker, self._settings.slots
+            allowed = allowance(db, worker, slots) if jobs.waiting(db) else Allowance(0)
+        if not allowed.jobs:
             return False
         with self._database.writing.begin() as db:
-            claims = attempts.claim(db, self._settings.worker, free, self._settings.job_lease)
+            claims = attempts.claim(db, worker, allowed.jobs, self._settings.job_lease, trial=allowed.trial)
         for claim in claims:
             log.info("Job %d: attempt %d starts.", claim.job_id, claim.number)
             self._executor.submit(self._ticket(claim))

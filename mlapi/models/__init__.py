@@ -8,6 +8,7 @@ from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.pipelines import Pipeline, Task
 from mlapi.models.runs import Run, RunFile
 from mlapi.models.users import User
+from mlapi.models.workers import Worker
 
 __all__ = [
     "Attempt",
@@ -26,4 +27,5 @@ __all__ = [
     "Task",
     "Upload",
     "User",
+    "Worker",
 ]

@@ -16,9 +16,22 @@ from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, c
 from mlapi.models.files import File, Kind
 from mlapi.models.jobs import Job, JobInput, Status, advance, lock_run, move
 from mlapi.models.modules import Function
+from mlapi.models.workers import Worker, count_fault, recover
 
 LOST = "LOST"
 """Status of an attempt whose worker stopped sending heartbeats or ended without a report."""
+
+RETURNED = "RETURNED"
+"""Status of an attempt whose runner handed the job back."""
+
+WORKER = "worker"
+"""The fault of an attempt that ended by a fault of its machine, such as a full disk."""
+
+WORKER_GRACE = 5.0
+"""Seconds that a living scheduler has to kill its runner before others queue the job again."""
+
+WORKER_LIVES = 15.0
+"""Seconds after its last heartbeat for which a scheduler is considered to be alive."""
 
 
 class Fence(NamedTuple):
@@ -44,7 +57,10 @@ class Attempt(Numbered):
     worker: Mapped[str]
     status: Mapped[str] = mapped_column(default=Status.RUNNING)
     reason: Mapped[str | None]
+    fault: Mapped[str | None]
+    fetched: Mapped[Time | None]
     log_size: Mapped[int] = mapped_column(default=0)
+    report_digest: Mapped[str | None]
     ended: Mapped[Time | None]
 
     @property
@@ -109,11 +125,27 @@ class Report:
     outputs: Sequence[Output] = ()
 
 
-def claim(db: Session, worker: str, limit: int, lease: float) -> list[Claim]:
-    """Claim up to `limit` queued jobs for a worker, oldest first, each under a lease of `lease` seconds."""
+def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = False) -> list[Claim]:
+    """Claim up to `limit` queued jobs for a worker, oldest first, each under a lease of `lease` seconds.
+
+    The trial of a failing worker prefers a job that is not at its last attempt a fault of this worker, to find out
+    whether the machine or that job is the cause.
+    """
+    if trial and (claims := _claim(db, worker, limit, lease, ~_failed_here(worker))):
+        return claims
+    return _claim(db, worker, limit, lease, sa.true())
+
+
+def _failed_here(worker: str) -> sa.ColumnElement[bool]:
+    """The condition that the last attempt of a job ended by a fault of this worker."""
+    last = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
+    return sa.exists().where(last, Attempt.worker == worker, Attempt.fault == WORKER)
+
+
+def _claim(db: Session, worker: str, limit: int, lease: float, condition: sa.ColumnElement[bool]) -> list[Claim]:
     oldest = (
         sa.select(Job.id)
-        .where(Job.status == Status.QUEUED)
+        .where(Job.status == Status.QUEUED, condition)
         .order_by(Job.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -145,12 +177,18 @@ def held(fence: Fence) -> sa.ColumnElement[bool]:
     return sa.and_(Job.id == fence.job_id, Job.attempt == fence.number, Job.status == Status.RUNNING)
 
 
-def beat(db: Session, fence: Fence, lease: float) -> bool:
-    """Renew the lease of an attempt; returns whether cancellation is requested. Raises `AttemptOver`."""
+def beat(db: Session, fence: Fence, lease: float, *, first: bool = True) -> bool:
+    """Renew the lease of an attempt; returns whether cancellation is requested. Raises `AttemptOver`.
+
+    The first heartbeat shows that the runner has fetched the job; `first` is False for later ones.
+    """
     statement = sa.update(Job).where(held(fence)).values(lease_until=clock(lease)).returning(Job.cancel_requested)
     cancel_requested = db.scalar(statement)
     if cancel_requested is None:
         raise AttemptOver()
+    if first:
+        unfetched = sa.and_(Attempt.id == fence.id, Attempt.fetched.is_(None))
+        db.execute(sa.update(Attempt).where(unfetched).values(fetched=clock()))
     return cancel_requested
 
 
@@ -217,7 +255,9 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
         metrics = {}
     moved = move(db, status, held(fence), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
-    _end_attempt(db, fence, status, reason)
+    worker = _end_attempt(db, fence, status, reason)
+    if status != Status.CANCELLED:
+        recover(db, worker)
     advance(db, job.run_id)
     return status
 
@@ -265,44 +305,99 @@ def _missing_output(function: Function, outputs: Sequence[Output]) -> str | None
     return None
 
 
-def _end_attempt(db: Session, fence: Fence, status: str, reason: str | None) -> None:
-    db.execute(sa.update(Attempt).where(Attempt.id == fence.id).values(status=status, reason=reason, ended=clock()))
+def _end_attempt(db: Session, fence: Fence, status: str, reason: str | None, fault: str | None = None) -> str:
+    """End an attempt; returns the name of its worker."""
+    end = sa.update(Attempt).where(Attempt.id == fence.id)
+    end = end.values(status=status, reason=reason, fault=fault, ended=clock())
+    worker = db.scalars(end.returning(Attempt.worker)).one()
     db.execute(sa.delete(Upload).where(Upload.attempt_id == fence.id))
+    return worker
 
 
-def expired(db: Session | sa.Connection) -> list[int]:
-    """The ids of the attempts whose leases have expired."""
+def expired(db: Session | sa.Connection, worker: str | None = None) -> list[int]:
+    """The ids of the attempts whose leases have expired.
+
+    For the scheduler of `worker`, without those of other workers whose schedulers live and can still kill the runners.
+    """
     late = sa.or_(Job.lease_until < clock(), Job.lease_until.is_(None))
     current = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
-    return list(db.scalars(sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late)))
+    query = sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late)
+    if worker is not None:
+        lives = sa.exists().where(Worker.name == Attempt.worker, Worker.heartbeat > clock(-WORKER_LIVES))
+        query = query.where(sa.or_(Attempt.worker == worker, Job.lease_until < clock(-WORKER_GRACE), ~lives))
+    return list(db.scalars(query))
 
 
-def running(db: Session | sa.Connection, worker: str) -> int:
-    """The number of attempts of a worker that have not ended."""
-    own = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
-    return db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(own)) or 0
+def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None = None) -> bool:
+    """End an attempt whose worker is lost: queue the job again, or fail it after `limit` failures.
 
-
-def lose(db: Session, fence: Fence, limit: int, reason: str) -> bool:
-    """End an attempt whose worker is lost: queue the job again, or fail it after `limit` attempts.
-
-    If cancellation is requested, the job is cancelled instead. Returns False, without any effect, if the attempt
-    has already ended.
+    An attempt that never fetched its job, or that ended by a fault of its machine, counts against the worker instead.
+    If cancellation is requested, the job is cancelled. Returns False, without any effect, if the attempt has already
+    ended.
     """
     job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
     lock_run(db, job.run_id)
     db.refresh(job)
     if not (job.status == Status.RUNNING and job.attempt == fence.number):
         return False
-    if job.cancel_requested:
-        why = "Cancelled while it ran."
-        move(db, Status.CANCELLED, held(fence), reason=why, ended=clock(), lease_until=None)
-    elif job.attempt >= limit:
-        why = f"Worker lost in {job.attempt} of {job.attempt} attempts. Last: {reason[:1].lower()}{reason[1:]}"
-        move(db, Status.FAILED, held(fence), reason=why, ended=clock(), lease_until=None)
-    else:
-        why = f"Worker lost in attempt {job.attempt} of {limit}; queued again."
-        move(db, Status.QUEUED, held(fence), reason=why, queued=clock(), lease_until=None)
-    _end_attempt(db, fence, LOST, reason)
-    advance(db, job.run_id)
+    if db.scalar(sa.select(Attempt.fetched).where(Attempt.id == fence.id)) is None:
+        fault = WORKER
+    _put_back(db, job, fence, limit, LOST, reason, fault)
     return True
+
+
+def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, limit: int) -> Status:
+    """End an attempt whose runner hands the job back, and queue the job again; returns the status of the job.
+
+    `fault` is `WORKER` if the machine is the cause, and counts against the worker. Only a job that its worker hands
+    back again and again while it completes others counts a failure, and fails after `limit` of them. If cancellation is
+    requested, the job is cancelled. Raises `AttemptOver`.
+    """
+    job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
+    lock_run(db, job.run_id)
+    hold(db, fence)
+    db.refresh(job)
+    return _put_back(db, job, fence, limit, RETURNED, reason, fault)
+
+
+_ENDS = {LOST: "Worker lost", RETURNED: "Handed back"}
+
+
+def _put_back(db: Session, job: Job, fence: Fence, limit: int, status: str, reason: str, fault: str | None) -> Status:
+    """End an attempt without a result, and queue, fail or cancel its job; the run must be locked."""
+    costs = _is_cause(db, fence) if fault else status == LOST
+    failures = job.failures + costs
+    values: dict[str, object] = {"failures": failures, "lease_until": None}
+    end = _ENDS[status]
+    if job.cancel_requested:
+        to, why = Status.CANCELLED, "Cancelled while it ran."
+    elif costs and failures >= limit:
+        to, why = (
+            Status.FAILED,
+            f"{end} in {failures} of {fence.number} attempts. Last: {reason[:1].lower()}{reason[1:]}",
+        )
+    else:
+        failure = f" (failure {failures} of {limit})" if costs else ""
+        to, why = Status.QUEUED, f"{end} in attempt {fence.number}{failure}; queued again. {reason}"
+    values |= {"queued": clock()} if to == Status.QUEUED else {"ended": clock()}
+    move(db, to, held(fence), reason=why, **values)
+    worker = _end_attempt(db, fence, status, reason, fault)
+    if fault:
+        count_fault(db, worker, reason)
+    advance(db, job.run_id)
+    return to
+
+
+def _is_cause(db: Session, fence: Fence) -> bool:
+    """Whether a job is the likely cause of the faults of its worker.
+
+    That is so if the worker has completed a later attempt since its first fault with this job. Without this, a job that
+    always fills the disk would be handed back for ever.
+    """
+    worker = sa.select(Attempt.worker).where(Attempt.id == fence.id).scalar_subquery()
+    faults = sa.select(sa.func.min(Attempt.id)).where(Attempt.job_id == fence.job_id, Attempt.fault == WORKER)
+    first = db.scalar(faults.where(Attempt.worker == worker))
+    if first is None:
+        return False
+    completed = sa.select(Attempt.id).where(Attempt.id > first, Attempt.worker == worker)
+    return db.scalar(completed.where(Attempt.status.in_([Status.FINISHED, Status.FAILED])).limit(1)) is not None

@@ -73,6 +73,7 @@ class Job(Numbered):
     status: Mapped[str]
     reason: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     lease_until: Mapped[Time | None]
     metrics: Mapped[JsonObject] = mapped_column(default=dict)

@@ -159,6 +159,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         Field(attempts.number),
         Field(attempts.status),
         Field(attempts.worker),
+        Field(attempts.fetched, shown=False),
         Field(jobs.run_id, shown=False),
         Field(jobs.arguments),
         Field(jobs.timeout),

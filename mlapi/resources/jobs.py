@@ -41,6 +41,7 @@ class JobDocument(JobSummary):
     after: list[Url]
     arguments: JsonObject
     timeout: float | None
+    failures: int
     cancel_requested: bool
     inputs: list[Url]
     outputs: list[Url]
@@ -97,6 +98,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.arguments, detail=True),
         Field(jobs.metrics, detail=True),
         Field(jobs.timeout, detail=True),
+        Field(jobs.failures, detail=True),
         Field(jobs.cancel_requested, detail=True),
     )
     source = join_function(
@@ -140,6 +142,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "after": [f"{summary['run']}/jobs/{job}" for job in linked["after"]],
             "arguments": row.arguments,
             "timeout": row.timeout,
+            "failures": row.failures,
             "cancel_requested": row.cancel_requested,
             "inputs": [link("file", user=row.owner, file=file) for file in linked["inputs"]],
             "outputs": [link("file", user=row.owner, file=file) for file in linked["outputs"]],

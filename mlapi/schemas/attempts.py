@@ -2,6 +2,7 @@
 
 import colander
 
+from mlapi.models.attempts import RETURNED, WORKER
 from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.pages import Number
@@ -24,11 +25,20 @@ class Output(Schema):
     input = colander.SchemaNode(OrNull(Whole()), missing=None)
 
 
-class Report(Schema):
-    """The result of an attempt."""
+def is_fault(node: colander.SchemaNode, value: str | None) -> None:
+    """Validate the fault of an attempt that hands its job back."""
+    if value not in (WORKER, None):
+        raise colander.Invalid(node, f'Must be "{WORKER}" or null.')
 
-    status = colander.SchemaNode(Text(), validator=colander.OneOf([Status.FINISHED, Status.FAILED, Status.CANCELLED]))
+
+class Report(Schema):
+    """The result of an attempt, or that its runner hands the job back (RETURNED)."""
+
+    status = colander.SchemaNode(
+        Text(), validator=colander.OneOf([Status.FINISHED, Status.FAILED, Status.CANCELLED, RETURNED])
+    )
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
+    fault = colander.SchemaNode(OrNull(Text()), validator=is_fault, missing=None)
     metrics = colander.SchemaNode(Json(dict), missing={})
     outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())
 

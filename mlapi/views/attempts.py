@@ -8,7 +8,7 @@ from mlapi.http.bodies import read_chunks, read_whole
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
 from mlapi.models import attempts as rules
-from mlapi.models.attempts import Output
+from mlapi.models.attempts import RETURNED, Output
 from mlapi.models.jobs import Status
 from mlapi.resources.attempts import AttemptItem, AttemptLog, Heartbeat, InputItem, ModuleArchive, Outputs, Report
 from mlapi.schemas import attempts as schemas
@@ -42,7 +42,7 @@ class UploadDocument(TypedDict):
 
 
 class ReportDocument(TypedDict):
-    """The final status of the job."""
+    """The status of the job after the attempt."""
 
     status: str
 
@@ -64,7 +64,9 @@ def show_input(input_file: InputItem, request: Request) -> Response:
 @heartbeat.post(permission=Permission.REPORT, schema=Expects(body=schemas.Heartbeat()))
 def beat(heartbeat: Heartbeat, request: Request) -> HeartbeatDocument:
     """Renew the lease, and get whether cancellation is requested."""
-    return {"cancel": rules.beat(request.db, heartbeat.item.fence, request.settings.job_lease)}
+    item = heartbeat.item
+    first = item.row.fetched is None
+    return {"cancel": rules.beat(request.db, item.fence, request.settings.job_lease, first=first)}
 
 
 @log.put(permission=Permission.REPORT, schema=Expects(query=schemas.LogOffset(), raw=True))
@@ -89,8 +91,14 @@ def upload(outputs: Outputs, request: Request) -> UploadDocument:
 
 @report.post(permission=Permission.REPORT, schema=Expects(body=schemas.Report()))
 def end(report: Report, request: Request) -> ReportDocument:
-    """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs."""
-    body = request.validated["body"]
+    """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs.
+
+    The status RETURNED hands the job back, which queues it again; `fault` is "worker" if the machine is the cause.
+    """
+    body, fence = request.validated["body"], report.item.fence
+    if body["status"] == RETURNED:
+        reason = body["reason"] or "No reason was given."
+        return {"status": rules.hand_back(request.db, fence, reason, body["fault"], request.settings.job_attempts)}
     outputs = [Output(**output) for output in body["outputs"]]
     ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)
-    return {"status": rules.report(request.db, report.item.fence, ending)}
+    return {"status": rules.report(request.db, fence, ending)}

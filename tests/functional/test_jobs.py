@@ -6,8 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.check import of_tables
-from mlapi.models import Attempt, Job, attempts
-from tests.support import HOST, claimed, is_problem, picky, pipeline_of
+from mlapi.models import Attempt, Job, Worker, attempts, workers
+from mlapi.models.base import clock
+from mlapi.models.slots import allowance
+from tests.support import HOST, Runner, claimed, is_problem, picky, pipeline_of
 
 
 @pytest.fixture
@@ -337,6 +339,7 @@ class TestLost:
     def test_fails_after_three_attempts(self, runner, lose, both, app, wsgi):
         for number in (1, 2, 3):
             assert runner.claim.number == number
+            tell(runner, "heartbeat")
             assert lose(runner) is True
             runner = next(iter(claimed(app, wsgi)), None)
         job, after = both()
@@ -389,6 +392,150 @@ class TestLost:
             db.execute(sa.update(Job).values(lease_until=None))
             assert attempts.expired(db) == [runner.claim.attempt_id]
         lose(runner)
+
+
+class TestUnfetched:
+    """An attempt that is lost before its runner has fetched the job costs nothing."""
+
+    def test_never_fails_the_job(self, runner, lose, both, app, wsgi):
+        for number in range(1, 7):
+            assert runner.claim.number == number
+            runner("GET", runner.url, status=200)
+            assert lose(runner) is True
+            [runner] = claimed(app, wsgi)
+        tell(runner, "heartbeat")
+        lose(runner)
+        job = both()[0]
+        assert (job["status"], job["attempt"], job["failures"]) == ("QUEUED", 7, 1)
+        assert job["reason"].startswith("Worker lost in attempt 7 (failure 1 of 3); queued again.")
+
+    def test_counts_as_fetched_from_the_first_heartbeat(self, runner, wsgi):
+        def fetched():
+            with wsgi.registry.database.reading() as db:
+                return db.scalar(sa.select(Attempt.fetched))
+
+        assert fetched() is None
+        tell(runner, "heartbeat")
+        first = fetched()
+        assert first is not None
+        tell(runner, "heartbeat")
+        assert fetched() == first
+
+
+def returned(runner, fault=None, reason="No space left on device.", status=200):
+    """Hand a job back; returns the response."""
+    body = {"status": "RETURNED", "reason": reason, "fault": fault}
+    return runner("POST", f"{runner.url}/report", body, status=status)
+
+
+@pytest.fixture
+def worker(wsgi, app):
+    """The row of the worker that claims jobs in these tests; a function that reads it, or changes it first."""
+
+    def read(**changed):
+        with wsgi.registry.database.writing.begin() as db:
+            if changed:
+                db.execute(sa.update(Worker).values(**changed))
+            row = sa.select(Worker.health, Worker.faults, Worker.reason)
+            blocked = (Worker.blocked_until > clock()).label("blocked")
+            return db.execute(row.add_columns(blocked)).one()
+
+    with wsgi.registry.database.writing.begin() as db:
+        workers.beat(db, "tests", "here", "1")
+    return read
+
+
+class TestReturned:
+    """A runner that is stopped, or whose machine fails, hands its job back."""
+
+    @pytest.mark.parametrize("fault", [None, "worker"])
+    def test_queues_the_job_again_without_a_failure(self, fault, runner, both, app, wsgi, db):
+        for number in range(1, 6):
+            tell(runner, "heartbeat")
+            put = runner.put(b"x")
+            assert returned(runner, fault).json == {"status": "QUEUED"}
+            job, after = both()
+            assert (job["status"], job["attempt"], job["failures"], job["outputs"]) == ("QUEUED", number, 0, [])
+            assert job["reason"] == f"Handed back in attempt {number}; queued again. No space left on device."
+            assert after["status"] == "PENDING"
+            output = {"name": "x", "sha256": put, "tags": {}, "origin": "created"}
+            is_problem(tell(runner, "report", outputs=[output]), 409)
+            [runner] = claimed(app, wsgi)
+        attempt = db.execute(sa.select(Attempt.status, Attempt.reason, Attempt.fault).order_by(Attempt.id)).first()
+        assert tuple(attempt) == ("RETURNED", "No space left on device.", fault)
+
+    def test_is_cancelled_if_cancellation_was_requested(self, runner, ada, both):
+        ada("POST", f"{both()[0]['url']}/cancel", status=200)
+        assert returned(runner).json == {"status": "CANCELLED"}
+        assert [job["status"] for job in both()] == ["CANCELLED", "CANCELLED"]
+
+    @pytest.mark.parametrize("fault", ["job", "", 1, ["worker"]])
+    def test_has_no_other_faults(self, fault, runner):
+        is_problem(returned(runner, fault, status=None), 422, "fault")
+
+    def test_counts_against_the_worker_only_by_a_fault_of_the_machine(self, runner, worker, app, wsgi):
+        returned(runner, None, "The runner was stopped.")
+        assert tuple(worker()) == ("healthy", 0, None, None)
+        [runner] = claimed(app, wsgi)
+        returned(runner, "worker")
+        assert tuple(worker()) == ("failing", 1, "No space left on device.", True)
+
+    def test_blocks_the_worker_longer_with_every_fault(self, worker, wsgi):
+        for faults, seconds in ((0, 1), (1, 2), (3, 8), (6, 60), (50, 60)):
+            worker(faults=faults, blocked_until=None)
+            with wsgi.registry.database.writing.begin() as session:
+                now = session.scalar(sa.select(clock()))
+                workers.count_fault(session, "tests", "full")
+                until = session.scalar(sa.select(Worker.blocked_until))
+            assert seconds <= (until - now).total_seconds() < seconds + 10
+
+    def test_faults_that_end_together_count_once(self, ada, run, helloworld, worker, app, wsgi):
+        file = ada.upload("b.txt", b"Bob", status=201).json
+        pipeline, _ = pipeline_of(ada, *({"function": helloworld, "after": []} for _ in range(3)))
+        ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
+        for each in claimed(app, wsgi, 3):
+            returned(each, "worker")
+        assert worker().faults == 1
+
+    def test_a_failing_worker_tries_one_other_job_at_a_time(self, ada, run, helloworld, worker, app, wsgi):
+        file = ada.upload("b.txt", b"Bob", status=201).json
+        pipeline, _ = pipeline_of(ada, *({"function": helloworld, "after": []} for _ in range(3)))
+        ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
+
+        def allowed():
+            with wsgi.registry.database.reading() as db:
+                return tuple(allowance(db, "tests", 4))
+
+        assert allowed() == (4, False)
+        [sick] = claimed(app, wsgi)
+        returned(sick, "worker")
+        assert allowed() == (0, True)
+        worker(blocked_until=clock(-1))
+        assert allowed() == (1, True)
+        with wsgi.registry.database.writing.begin() as session:
+            [claim] = attempts.claim(session, "tests", 1, 60, trial=True)
+        assert claim.job_id != sick.claim.job_id
+        assert allowed() == (0, True)
+        Runner(app, wsgi, claim).finish("x")
+        assert tuple(worker()) == ("healthy", 0, None, None)
+        assert allowed() == (4, False)
+
+    def test_a_job_that_its_worker_returns_while_it_completes_others_fails(
+        self, ada, run, runner, both, helloworld, worker, app, wsgi
+    ):
+        file = ada.upload("b.txt", b"Bob", status=201).json
+        pipeline, _ = pipeline_of(ada, *({"function": helloworld, "after": []} for _ in range(9)))
+        ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
+        for failures in (0, 1, 2, 3):
+            assert returned(runner, "worker").json["status"] == ("FAILED" if failures == 3 else "QUEUED")
+            assert both()[0]["failures"] == failures
+            worker(blocked_until=clock(-1))
+            with wsgi.registry.database.writing.begin() as session:
+                [claim] = attempts.claim(session, "tests", 1, 60, trial=True)
+            Runner(app, wsgi, claim).report("FAILED", reason="It fails.")
+            [runner] = claimed(app, wsgi)
+        job = both()[0]
+        assert job["reason"] == "Handed back in 3 of 4 attempts. Last: no space left on device."
 
 
 class TestCancel:

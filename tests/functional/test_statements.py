@@ -7,7 +7,6 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.models import (
-    Attempt,
     File,
     Function,
     Job,
@@ -19,6 +18,8 @@ from mlapi.models import (
     Task,
     User,
     attempts,
+    slots,
+    workers,
 )
 from mlapi.models import jobs as rules
 from tests.support import API, World, services
@@ -187,10 +188,19 @@ def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi)
         world.runner("POST", f"{attempt}/report", report, status=200)
         other = World(ada, helloworld, wsgi)  # Also claims its job.
         with database.writing.begin() as db:
-            attempts.lose(db, db.get_one(Attempt, other.keys["attempt"]).fence, 3, "lost")
+            workers.beat(db, "tests", "here", "1")
+        returned = {"status": "RETURNED", "reason": "full", "fault": "worker"}
+        other.runner("POST", f"attempts/{other.keys['attempt']}/report", returned, status=200)
+        with database.writing.begin() as db:
+            assert slots.allowance(db, "tests", 2).jobs == 0
+            [again] = attempts.claim(db, "tests", 1, 60, trial=True)
+            attempts.hand_back(db, again.fence, "full", attempts.WORKER, 3)
+            [again] = attempts.claim(db, "tests", 1, 60)
+            assert [each.id for each in slots.running(db, "tests")] == [again.attempt_id]
+            assert attempts.expired(db, "tests") == []
+            attempts.lose(db, again.fence, 3, "lost")
             assert rules.waiting(db)
-            assert attempts.running(db, "tests") == 0
-            assert attempts.expired(db) == []
+            assert slots.running(db, "tests") == []
         place = "users/ada/pipelines/{pipeline}/runs/{run}".format(**other.keys)
         ada("POST", f"{place}/jobs/{other.keys['job']}/cancel", status=200)
         ada("DELETE", place, status=200)

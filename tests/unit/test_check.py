@@ -46,6 +46,13 @@ BREAKS = {
         ("UPDATE jobs SET attempt = 0 WHERE id = 3", (3, 0, 1)),
         ("UPDATE attempts SET number = 2 WHERE id = 1", (1, 1, 1)),
     ],
+    "I3 job {0} has {1} failures, but {2} attempts that were lost or handed back": [
+        ("UPDATE jobs SET failures = 1 WHERE id = 1", (1, 1, 0)),
+    ],
+    "I3 attempt {0} is {1}, which contradicts its end time": [
+        ("UPDATE attempts SET ended = NULL WHERE id = 1", (1, "FINISHED")),
+        ("UPDATE attempts SET ended = created WHERE id = 3", (3, "RUNNING")),
+    ],
     "I3 attempt {0} is RUNNING, but is not the current attempt of a running job {1}": [
         ("UPDATE attempts SET status = 'RUNNING' WHERE id = 1", (1, 1)),
         ("UPDATE jobs SET attempt = 2 WHERE id = 2", (3, 2)),

@@ -29,6 +29,7 @@ from mlapi.models import (
     attempts,
     jobs,
     runs,
+    workers,
 )
 from mlapi.models.attempts import Fence, Output, Report
 from mlapi.models.base import clock
@@ -77,6 +78,7 @@ class Life(RuleBasedStateMachine):
         empty(self.database.engine, Base.metadata)
         with self.database.writing.begin() as db:
             self.pipeline, self.file = furnish(db, after)
+            workers.beat(db, "w", "here", "1")
         self.start()
 
     @precondition(lambda self: self.runs < 2)
@@ -126,9 +128,9 @@ class Life(RuleBasedStateMachine):
                 db.commit()
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), what=st.sampled_from(["beat", "log", "lose"]))
+    @rule(data=st.data(), what=st.sampled_from(["beat", "log", "lose", "stop", "fault"]))
     def happen(self, data, what):
-        """A runner sends a heartbeat or misses it."""
+        """A runner sends a heartbeat, misses it, or hands its job back."""
         with self.database.writing.begin() as db:
             attempt = self.pick(db, data)
             held = self.holds(db, attempt)
@@ -136,7 +138,9 @@ class Life(RuleBasedStateMachine):
                 if what == "lose":
                     assert attempts.lose(db, attempt, MOST, "lost") is held
                     return
-                if what == "log":
+                if what in ("stop", "fault"):
+                    attempts.hand_back(db, attempt, "told", attempts.WORKER if what == "fault" else None, MOST)
+                elif what == "log":
                     size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
                     attempts.append_log(db, attempt, size, b"x", 100)
                 else:

@@ -75,6 +75,12 @@ def reported(database: Database, attempt_id: int) -> None:
         attempts.report(db, db.get_one(Attempt, attempt_id).fence, Report(Status.FINISHED))
 
 
+def fetch(database: Database, attempt_id: int) -> None:
+    """Send the heartbeat that shows that the runner of an attempt has fetched its job."""
+    with database.writing.begin() as db:
+        attempts.beat(db, db.get_one(Attempt, attempt_id).fence, 60)
+
+
 def test_as_many_jobs_are_claimed_as_slots_are_free(database: Database, make: Make) -> None:
     scheduler, executor = make()
     assert scheduler.tick() is True
@@ -104,13 +110,15 @@ def test_the_attempts_of_other_machines_take_no_slot(make: Make) -> None:
 def test_a_job_whose_workers_are_lost_has_a_reason(database: Database, make: Make) -> None:
     scheduler, executor = make(slots="1", job_lease="60")
     scheduler.tick()
+    fetch(database, 1)
     executor.ended = {1: -9}
     scheduler.tick()
+    fetch(database, 2)
     with database.writing.begin() as db:
         assert db.scalars(sa.select(Attempt.reason).where(Attempt.id == 1)).one() == (
             "The runner ended with exit status -9 without a report."
         )
-        db.execute(sa.update(Job).where(Job.id == 1).values(lease_until=clock(-1)))
+        db.execute(sa.update(Job).where(Job.id == 1).values(lease_until=clock(-30)))
     assert [ticket.attempt_id for ticket in executor.tickets] == [1, 2]
     make(slots="1", job_lease="60", worker="two")[0].tick()
     with database.reading() as db:
