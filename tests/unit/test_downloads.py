@@ -21,6 +21,7 @@ from mlapi.storage.local import LocalStore
 
 CONTENT = random.Random(1).randbytes(CHUNK + 1000)
 SIZE = len(CONTENT)
+YEAR_10000 = "Fri, 31 Dec 10000 23:59:59 GMT"
 MIB = 2**20
 
 
@@ -189,7 +190,15 @@ class TestRange:
 
     def test_if_range_returns_a_part_of_the_same_content_only(self, get, blob):
         assert get(Range="bytes=0-1", If_Range=f'"{blob.sha256}"').status_code == 206
-        for other in ('"other"', f'W/"{blob.sha256}"', "Wed, 21 Oct 2015 07:28:00 GMT", "nonsense GMT"):
+        for other in (
+            '"other"',
+            f'W/"{blob.sha256}"',
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "nonsense GMT",
+            YEAR_10000,
+            "*",
+            "",
+        ):
             response = get(Range="bytes=0-1", If_Range=other)
             assert (response.status_code, response.body) == (200, CONTENT)
 

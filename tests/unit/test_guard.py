@@ -1,5 +1,6 @@
 """The guard tween: hosts, headers and last-resort error handling."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,23 @@ from pyramid.response import Response
 from mlapi.errors import TooLarge
 from mlapi.http.guard import HEADERS, guard, host_of
 from mlapi.settings import Settings
+
+MALFORMED = (
+    "",
+    "[::1",
+    "api.example:",
+    "api.example:x",
+    "api.example:123456",
+    "api.example:x@evil.example",
+    "api.example:1@evil.example",
+    "x@api.example",
+    "api.example, evil.example",
+    "api.example, api.example",
+    "api.example/",
+    "api.example\n",
+    "[::1]evil.example",
+)
+"""Values of the Host header that start with an allowed host or are empty."""
 
 
 @pytest.fixture
@@ -22,8 +40,8 @@ def registry(tmp_path):
     return registry
 
 
-def ask(registry, handler, host="api.example"):
-    request = Request.blank("/", headers={"Host": host})
+def ask(registry, handler, host="api.example", path="/"):
+    request = Request.blank(path, headers={"Host": host})
     request.registry = registry
     return guard(handler, registry)(request)
 
@@ -33,7 +51,7 @@ def test_an_allowed_host_reaches_the_handler(host, registry):
     assert ask(registry, lambda request: Response(b"inside"), host).body == b"inside"
 
 
-@pytest.mark.parametrize("host", ["", "evil.example", "api.example.evil.example", "[::2]", "::1"])
+@pytest.mark.parametrize("host", ["", "evil.example", "api.example.evil.example", "[::2]", "::1", *MALFORMED])
 def test_another_host_is_rejected_before_the_handler(host, registry):
     asked = []
     response = ask(registry, asked.append, host)
@@ -66,7 +84,24 @@ def test_an_exception_without_a_response_becomes_a_problem(error, status, regist
 
 
 @pytest.mark.parametrize(
-    ("header", "host"), [("A.b:1", "a.b"), ("a.b", "a.b"), ("[::1]:1", "[::1]"), ("[::1", "[::1]"), ("", "")]
+    ("header", "host"), [("A.b:1", "a.b"), ("a.b", "a.b"), ("[::1]:1", "[::1]"), *((each, None) for each in MALFORMED)]
 )
 def test_the_host_of_a_header_is_without_its_port(header, host):
     assert host_of(header) == host
+
+
+@pytest.mark.parametrize("host", MALFORMED)
+def test_a_malformed_host_is_rejected_even_if_any_host_is_allowed(host, registry):
+    registry.mlapi = dataclasses.replace(registry.mlapi, allowed_hosts=("*",))
+    assert ask(registry, lambda request: Response(b"inside"), "any.example").body == b"inside"
+    assert ask(registry, lambda request: Response(b"inside"), host).status_code == 400
+
+
+def test_a_query_string_of_many_parameters_is_rejected_before_it_is_parsed(registry):
+    def handler(request):
+        return Response(str(len(request.GET)))
+
+    assert ask(registry, handler, path="/?" + "&".join("a" * 100)).body == b"100"
+    response = ask(registry, lambda request: pytest.fail("handled"), path="/?" + "&".join("a" * 101))
+    assert response.status_code == 400
+    assert json.loads(response.body)["detail"] == "The query string must have at most 100 parameters."
