@@ -40,13 +40,11 @@ class FieldErrors:
     """Field errors collected from several checks, to be raised together."""
 
     def __init__(self) -> None:
-        self._errors: list[FieldError] = []
+        self._errors: dict[FieldError, None] = {}  # A set in order: thousands of errors are compared at once.
 
     def add(self, name: str, description: str) -> None:
         """Add an error, unless it is a duplicate."""
-        error = FieldError(name, description)
-        if error not in self._errors:
-            self._errors.append(error)
+        self._errors[FieldError(name, description)] = None
 
     @contextmanager
     def collect(self) -> Iterator[None]:

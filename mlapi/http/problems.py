@@ -43,9 +43,19 @@ class LocatedError(NamedTuple):
     description: str
 
 
+ERRORS = 100
+"""Maximum number of field errors of a problem; the last one counts the others."""
+
+NAME, DESCRIPTION = 200, 500
+"""Maximum length of the name and of the description of a field error in characters."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """An error of a request, independent of how it is represented; `members` extend the document."""
+    """An error of a request, independent of how it is represented; `members` extend the document.
+
+    Its field errors are limited in number and length, whoever reports them.
+    """
 
     status: int
     detail: str
@@ -53,10 +63,27 @@ class Problem:
     headers: tuple[tuple[str, str], ...] = ()
     members: Mapping[str, object] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "errors", tuple(_limited(self.errors)))
+
     @property
     def title(self) -> str:
         """The title of the status."""
         return TITLES.get(self.status, "Error")
+
+
+def _limited(errors: Sequence[LocatedError]) -> Iterator[LocatedError]:
+    """Yield at most `ERRORS` errors, all of them short."""
+    kept = len(errors) if len(errors) <= ERRORS else ERRORS - 1
+    for error in errors[:kept]:
+        yield LocatedError(error.location, shortened(error.name, NAME), shortened(error.description, DESCRIPTION))
+    if more := len(errors) - kept:
+        yield LocatedError(errors[kept].location, "", f"{more} more errors.")
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text with at most `length` characters; an ellipsis replaces the rest."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 class FieldErrorDocument(TypedDict):

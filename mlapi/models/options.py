@@ -25,6 +25,10 @@ WORDS = {
 """Descriptions of the types in error messages."""
 
 
+LISTED = 10
+"""Maximum number of options in an error message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A parameter of a function: its type, its default, and whether it is required.
@@ -123,8 +127,9 @@ def _argument(option: Option, arguments: Mapping[str, object]) -> object:
 
 
 def _unknown(options: Sequence[Option], arguments: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    known = [option.name for option in options]
-    hint = f"The options are {', '.join(known)}." if known else "The function has no options."
+    known = {option.name: None for option in options}
+    listed = ", ".join(list(known)[:LISTED]) + (f" and {len(known) - LISTED} more" if len(known) > LISTED else "")
+    hint = f"The options are {listed}." if known else "The function has no options."
     for name in arguments:
         if name not in known:
             yield name, f"Unknown option. {hint}"

@@ -11,8 +11,8 @@ import colander
 
 from mlapi.values import INT64, storable, unkeepable
 
-UNKNOWN = 100
-"""Maximum number of unknown fields in the errors of an object."""
+UNKNOWN = 99
+"""Maximum number of unknown fields in the errors of an object; if there are more, one error has their number."""
 
 
 class Exact(colander.SchemaType):
@@ -98,12 +98,20 @@ class Object(colander.Mapping):
             result = super()._impl(node, kept, callback, default_or_missing)
         except colander.Invalid as invalid:
             error = invalid
-        for key in islice((key for key in value if key not in known), UNKNOWN):
+        unknown = len(value.keys() - known)
+        if unknown:
             error = error or colander.Invalid(node)
-            error.add(colander.Invalid(colander.SchemaNode(Text(), name=str(key)), "Unknown field."))
-        if error is not None:
-            raise error
-        return result
+        if error is None:
+            return result
+        if unknown > UNKNOWN:
+            error.add(_error("", f"{unknown} unknown fields."))
+        for key in islice((key for key in value if key not in known), UNKNOWN):
+            error.add(_error(str(key), "Unknown field."))
+        raise error
+
+
+def _error(name: str, description: str) -> colander.Invalid:
+    return colander.Invalid(colander.SchemaNode(Text(), name=name), description)
 
 
 class Json(colander.SchemaType):

@@ -137,3 +137,11 @@ def test_a_function_without_options_accepts_no_arguments():
     with pytest.raises(Invalid) as caught:
         check_arguments([], {"x": None})
     assert caught.value.errors == [FieldError("arguments.x", "Unknown option. The function has no options.")]
+
+
+def test_the_error_of_an_unknown_argument_lists_few_options():
+    many = [Option(f"o{number}", "int") for number in range(12)]
+    with pytest.raises(Invalid) as caught:
+        check_arguments(many, {"x": 1})
+    listed = ", ".join(f"o{number}" for number in range(10))
+    assert caught.value.errors == [FieldError("arguments.x", f"Unknown option. The options are {listed} and 2 more.")]

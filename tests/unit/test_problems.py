@@ -52,6 +52,24 @@ def request_():
     return request
 
 
+class TestLimits:
+    def errors(self, number):
+        return tuple(LocatedError("body", f"a{each}", "Wrong.") for each in range(number))
+
+    @pytest.mark.parametrize("number", [0, 1, 100])
+    def test_up_to_100_errors_are_all_shown(self, number):
+        assert Problem(422, "Wrong.", self.errors(number)).errors == self.errors(number)
+
+    @pytest.mark.parametrize(("number", "more"), [(101, 2), (4990, 4891)])
+    def test_the_last_of_many_errors_counts_the_others(self, number, more):
+        shown = Problem(422, "Wrong.", self.errors(number)).errors
+        assert shown == (*self.errors(99), LocatedError("body", "", f"{more} more errors."))
+
+    def test_errors_are_short(self):
+        (error,) = Problem(422, "Wrong.", (LocatedError("body", "n" * 201, "d" * 501),)).errors
+        assert (error.name, error.description) == ("n" * 199 + "…", "d" * 499 + "…")
+
+
 class TestProblemOf:
     @pytest.mark.parametrize(
         ("error", "status", "detail"),
