@@ -227,10 +227,14 @@ class Passwords:
         self._minimum = settings.password_length
         self._hasher = argon2.PasswordHasher(settings.password_rounds, settings.password_memory, 1)
 
-    def hash(self, password: str) -> str:
-        """The hash of a new password. Raises `Invalid` if it is too short or too long."""
+    def check(self, password: str) -> None:
+        """Raise `Invalid` if a new password is too short or too long."""
         if not self._minimum <= len(password) <= 256:
             raise Invalid.field("password", f"Must have {self._minimum} to 256 characters.")
+
+    def hash(self, password: str) -> str:
+        """The hash of a new password. Raises `Invalid` if it is too short or too long."""
+        self.check(password)
         return self._hasher.hash(password)
 
     @functools.cached_property

@@ -7,9 +7,11 @@ the service validates it before it calls the view, and reports all errors togeth
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import colander
 import cornice
@@ -17,7 +19,7 @@ import venusian
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi import strict_json
-from mlapi.errors import FieldError, Invalid
+from mlapi.errors import DomainError, FieldError, Invalid
 from mlapi.http.bodies import read_whole
 from mlapi.http.forms import Form, read_form
 from mlapi.http.problems import InvalidRequest
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Context = TypeVar("Context", bound=Node)
 Answer = TypeVar("Answer")
 View = Callable[[Context, "Request"], Answer]
+Rules = Callable[[Context, "Request", dict[str, Any]], object]
 Sink = Callable[["Request", Iterable[bytes]], object]
 
 
@@ -63,6 +66,12 @@ class Expects:
     form: ExpectedForm | None = None
     raw: bool = False
     """Whether the body is bytes of any type, which the view reads."""
+    rules: Rules[Any] | None = None
+    """The rules of the model for the fields of the body, as a function that raises `Invalid`.
+
+    If some fields are not valid, it is called with the others, so that the response has the errors of all fields. What
+    it writes is rolled back. If all fields are valid, it is not called: the view applies the same rules.
+    """
 
 
 def check(request: Request, schema: Expects | None = None, **_other: object) -> None:
@@ -72,24 +81,54 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
     """
     if schema is None:
         return
-    errors: dict[str, list[FieldError]] = {}
-    parts = (("query", "querystring", query_of), ("headers", "header", headers_of), ("body", "body", json_of))
-    for name, location, read in parts:
-        part: colander.Schema | None = getattr(schema, name)
-        if part is not None:
-            try:
-                request.validated[name] = part.deserialize(read(request, part))
-            except colander.Invalid as invalid:
-                errors[location] = list(field_errors(invalid))
-            except Invalid as invalid:
-                errors[location] = invalid.errors
-    if errors:
-        raise InvalidRequest(errors)
+    errors: dict[str, list[FieldError]] = {"querystring": [], "header": [], "body": []}
+    if schema.query is not None:
+        parameters, errors["querystring"] = query_of(request)
+        errors["querystring"] += _validate(request, "query", schema.query, parameters)
+    if schema.headers is not None:
+        errors["header"] = _validate(request, "headers", schema.headers, headers_of(request, schema.headers))
+    if schema.body is not None:
+        body = json_of(request)
+        errors["body"] = _validate(request, "body", schema.body, body)
+        if schema.rules is not None and any(errors.values()) and isinstance(body, dict):
+            errors["body"] += broken_rules(request, schema.rules, schema.body, body)
+    if any(errors.values()):
+        raise InvalidRequest({location: found for location, found in errors.items() if found})
     if schema.form is not None:
         read_form_of(request, schema.form)
 
 
-def json_of(request: Request, _schema: colander.Schema) -> object:
+def _validate(request: Request, name: str, schema: colander.Schema, values: object) -> list[FieldError]:
+    """Validate a part of a request into `request.validated`; returns its errors."""
+    try:
+        request.validated[name] = schema.deserialize(values)
+    except colander.Invalid as invalid:
+        return list(field_errors(invalid))
+    return []
+
+
+def broken_rules(
+    request: Request, rules: Rules[Any], schema: colander.Schema, body: Mapping[str, object]
+) -> list[FieldError]:
+    """The errors of the rules of a model in the fields of a body that its schema accepts."""
+    valid: dict[str, Any] = {}
+    broken = set()
+    for node in schema.children:
+        try:
+            value = node.deserialize(body.get(node.name, colander.null))
+        except colander.Invalid:
+            broken.add(node.name)
+        else:
+            valid |= {} if value is colander.drop else {node.name: value}
+    with suppress(DomainError):  # A conflict is reported when all fields are valid.
+        try:
+            rules(request.context, request, valid)
+        except Invalid as invalid:
+            return [error for error in invalid.errors if error.name.partition(".")[0] not in broken]
+    return []
+
+
+def json_of(request: Request) -> object:
     """The JSON body of a request. Raises 400, 413 and 415."""
     if request.content_type != "application/json":
         raise HTTPUnsupportedMediaType("Unsupported media type: expected application/json.")
@@ -100,14 +139,14 @@ def json_of(request: Request, _schema: colander.Schema) -> object:
         raise HTTPBadRequest(f"The body is not JSON: {error}") from None
 
 
-def query_of(request: Request, _schema: colander.Schema) -> dict[str, str]:
-    """The parameters of the query string. Raises `Invalid` for repeated parameters."""
+def query_of(request: Request) -> tuple[dict[str, str], list[FieldError]]:
+    """The parameters of the query string, and the errors of repeated ones."""
     parameters = request.GET
     found = dict(parameters)
-    if len(found) != len(parameters):
-        repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
-        raise Invalid(FieldError(name, "Sent more than once.") for name in repeated)
-    return found
+    if len(found) == len(parameters):
+        return found, []
+    repeated = sorted(name for name, count in Counter(parameters.keys()).items() if count > 1)
+    return found, [FieldError(name, "Sent more than once.") for name in repeated]
 
 
 def headers_of(request: Request, schema: colander.Schema) -> dict[str, str]:

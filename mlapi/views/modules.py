@@ -5,7 +5,9 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from mlapi.archives.intake import Intake, write_archive
+from mlapi.errors import FieldErrors
 from mlapi.http.request import Request
+from mlapi.models.base import check_slug
 from mlapi.models.deletion import delete_module
 from mlapi.models.modules import register
 from mlapi.resources.modules import (
@@ -59,7 +61,12 @@ def intake(request: Request) -> Intake:
 def create(modules: Modules, request: Request) -> RegisteredModule:
     """Register a module version from a form of `name` and `archive`. Registered content keeps its version."""
     [upload], name = request.validated.files, request.validated["form"]["name"]
-    content = intake(request).store_archive(upload.content)
+    errors = FieldErrors()
+    with errors.collect():
+        check_slug(name)
+    with errors.collect():
+        content = intake(request).store_archive(upload.content)
+    errors.raise_all()
     blob = content.blob
     _, new = register(request.db, name, content.manifest, blob.sha256, blob.size)
     registered = modules.link("version", module=name, version=blob.sha256)

@@ -1,5 +1,7 @@
 """Tasks: list, create, show, change, delete."""
 
+from typing import Any, cast
+
 from mlapi.http.request import Request
 from mlapi.models.deletion import delete_task
 from mlapi.models.modules import FunctionKey
@@ -12,21 +14,40 @@ from mlapi.views import answers
 
 tasks, task = Service(Tasks), Service(TaskItem)
 
+NO_FUNCTION = {"module": "", "function": ""}
+"""The keys of no function."""
+
 tasks.get(permission=Permission.READ, schema=answers.listing(Tasks))(answers.page)
 task.get(permission=Permission.READ)(answers.show)
 
 
-@tasks.post(permission=Permission.WRITE, schema=Expects(body=NewTask()))
+def changes(body: dict[str, Any]) -> TaskChanges:
+    """The fields of a body, with the key of the function instead of its URL."""
+    changed: Any = body | {"function": FunctionKey(**body["function"])} if "function" in body else body
+    return cast(TaskChanges, changed)
+
+
+def insert(tasks: Tasks, request: Request, body: dict[str, Any]) -> int:
+    """Insert a task of these fields; a body without its required fields is refused, after a check of the others."""
+    return insert_task(request.db, tasks.parent.id, **changes({"function": NO_FUNCTION, "arguments": {}, **body}))
+
+
+def change(task: TaskItem, request: Request, body: dict[str, Any]) -> None:
+    """Change these fields of a task."""
+    change_task(request.db, task.id, changes(body))
+
+
+@tasks.post(permission=Permission.WRITE, schema=Expects(body=NewTask(), rules=insert))
 def create(tasks: Tasks, request: Request) -> TaskDocument:
     """Add a task: a function with arguments, at the end or at a position."""
-    task = insert_task(request.db, tasks.parent.id, **changes(request))
+    task = insert(tasks, request, request.validated["body"])
     return answers.created(tasks[str(task)], request)
 
 
-@task.patch(permission=Permission.WRITE, schema=Expects(body=TaskChange()))
+@task.patch(permission=Permission.WRITE, schema=Expects(body=TaskChange(), rules=change))
 def update(task: TaskItem, request: Request) -> TaskDocument:
     """Change a task's function, arguments, position, predecessors or time limit."""
-    change_task(request.db, task.id, changes(request))
+    change(task, request, request.validated["body"])
     return task.reload().document()
 
 
@@ -35,10 +56,3 @@ def delete(task: TaskItem, request: Request) -> answers.Deletion:
     """Delete a task; the tasks after it move up."""
     delete_task(request.db, task.id)
     return answers.deletion(tasks=1)
-
-
-def changes(request: Request) -> TaskChanges:
-    """The fields of the body, with the key of the function instead of its URL."""
-    body = request.validated["body"]
-    changed: TaskChanges = body | {"function": FunctionKey(**body["function"])} if "function" in body else body
-    return changed
