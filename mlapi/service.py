@@ -83,8 +83,10 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
         return
     errors: dict[str, list[FieldError]] = {"querystring": [], "header": [], "body": []}
     if schema.query is not None:
-        parameters, errors["querystring"] = query_of(request)
-        errors["querystring"] += _validate(request, "query", schema.query, parameters)
+        parameters, repeated = query_of(request)
+        names = {error.name for error in repeated}
+        others = [error for error in _validate(request, "query", schema.query, parameters) if error.name not in names]
+        errors["querystring"] = repeated + others
     if schema.headers is not None:
         errors["header"] = _validate(request, "headers", schema.headers, headers_of(request, schema.headers))
     if schema.body is not None:
