@@ -62,7 +62,7 @@ if job["name"] == "stubborn":
     stubborn()
 note(os.getpid())
 print("begins", flush=True)
-if first:
+if first or job["name"] == "nap":
     time.sleep(options["seconds"])
 if job["name"] == "fail":
     sys.exit("I fail.")
@@ -77,7 +77,7 @@ print("ends", flush=True)
 """
 """A module whose functions write the ids of their processes and fail in different ways."""
 
-FUNCTIONS = ("wait", "stubborn", "fail", "look", "absent", "nonsense")
+FUNCTIONS = ("wait", "nap", "stubborn", "fail", "look", "absent", "nonsense")
 
 
 def trouble(folder: Path) -> Path:
