@@ -72,6 +72,13 @@ def all_of(checks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     return results
 
 
+class Gone(DomainError):
+    """The resource of a request was deleted by another request in the meantime."""
+
+    def __init__(self) -> None:
+        super().__init__("Not found.")
+
+
 class Conflict(DomainError):
     """A request conflicts with the current state; `extra` describes the conflict."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import orjson
 import sqlalchemy.exc
+import sqlalchemy.orm.exc
 from pyramid import httpexceptions as http
 from pyramid.request import Request
 from pyramid.response import Response
@@ -16,6 +17,7 @@ from pyramid.security import forget
 from mlapi import errors as domain
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
+from mlapi.models.constraints import domain_error
 
 log = logging.getLogger(__name__)
 
@@ -203,9 +205,14 @@ def _of_forbidden(_error: http.HTTPForbidden, request: Request) -> Problem:
     return Problem(403, "Permission denied.")
 
 
-def _of_not_found(_error: http.HTTPNotFound, _request: Request) -> Problem:
+def _of_not_found(_error: Exception, _request: Request) -> Problem:
     # Pyramid's own detail names views and paths.
     return Problem(404, "Not found.")
+
+
+def _of_integrity(error: sqlalchemy.exc.IntegrityError, request: Request) -> Problem:
+    translated = domain_error(error)
+    return _of_unexpected(error, request) if translated is None else problem_of(translated, request)
 
 
 def _of_database(error: Exception, _request: Request) -> Problem:
@@ -227,6 +234,7 @@ def _incident(error: Exception, status: int, detail: str) -> Problem:
 CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     domain.Invalid: _of_invalid,
     InvalidRequest: _of_invalid_request,
+    domain.Gone: _of_not_found,
     domain.Conflict: _of_conflict,
     domain.TooLarge: _of_status(413),
     domain.StorageFull: _of_status(507),
@@ -238,6 +246,10 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     http.HTTPUnauthorized: _of_unauthorized,
     http.HTTPForbidden: _of_forbidden,
     http.HTTPNotFound: _of_not_found,
+    sqlalchemy.exc.IntegrityError: _of_integrity,
+    # A row that a request has found was deleted before it was read or written again.
+    sqlalchemy.exc.NoResultFound: _of_not_found,
+    sqlalchemy.orm.exc.StaleDataError: _of_not_found,
     sqlalchemy.exc.OperationalError: _of_database,
     sqlalchemy.exc.TimeoutError: _of_database,
     Exception: _of_unexpected,

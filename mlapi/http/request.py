@@ -105,6 +105,11 @@ class Request(PyramidRequest):
             raise HTTPUnauthorized()
         return identity
 
+    def commit_transaction(self) -> None:
+        """Commit the request's transaction and begin a new one, in an operation that is too long for one."""
+        self.tm.commit()
+        self.tm.begin()
+
     def pause_transaction(self) -> None:
         """Roll back the request's transaction and begin a new one, which takes no lock before its first use.
 

@@ -241,7 +241,9 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
     missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
     `Invalid` for an output that was not uploaded and for an unknown input.
     """
-    job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
+    job = db.get(Job, fence.job_id)
+    if job is None:
+        raise AttemptOver()
     lock_run(db, job.run_id)
     hold(db, fence)
     status, reason, metrics = report.status, report.reason, report.metrics
@@ -335,10 +337,12 @@ def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None =
     If cancellation is requested, the job is cancelled. Returns False, without any effect, if the attempt has already
     ended.
     """
-    job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
+    job = db.get(Job, fence.job_id)
+    if job is None:
+        return False
     lock_run(db, job.run_id)
-    db.refresh(job)
-    if not (job.status == Status.RUNNING and job.attempt == fence.number):
+    job = db.get(Job, fence.job_id, populate_existing=True)
+    if job is None or not (job.status == Status.RUNNING and job.attempt == fence.number):
         return False
     if db.scalar(sa.select(Attempt.fetched).where(Attempt.id == fence.id)) is None:
         fault = WORKER

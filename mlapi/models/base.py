@@ -5,7 +5,7 @@ Times are UTC without a time zone in both databases. Ids are integers that are n
 
 import datetime
 import re
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from mlapi.errors import Invalid
+from mlapi.errors import Gone, Invalid
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 """Names of users and modules, which appear in URLs."""
@@ -21,6 +21,8 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 Json = sa.JSON(none_as_null=True)
 JsonObject: TypeAlias = dict[str, object]
 """A JSON object, such as the tags of a file or the metrics of a job."""
+
+Query = TypeVar("Query", bound=sa.Select[*tuple[Any, ...]])
 
 Time = Annotated[datetime.datetime, mapped_column(sa.DateTime)]
 
@@ -85,12 +87,44 @@ class Numbered(Base):
     id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, sort_order=-1)
     created: Mapped[Time] = mapped_column(default=clock(), sort_order=99)
 
+    @classmethod
+    def lock(cls, db: Session, row_id: int) -> None:
+        """Lock a row for the rest of the transaction. Raises `Gone` if it does not exist.
+
+        Lock first, then read the rows that depend on it, in another statement: in PostgreSQL, a statement that has
+        waited for a lock sees all other rows as they were before it waited.
+        """
+        if db.scalar(sa.select(cls.id).where(cls.id == row_id).with_for_update()) is None:
+            raise Gone()
+
+    @classmethod
+    def locked(cls, db: Session, row_id: int) -> Self:
+        """The row with this id, locked as `lock` does. Raises `Gone`."""
+        row = db.get(cls, row_id, with_for_update=True)
+        if row is None:
+            raise Gone()
+        return row
+
+    @classmethod
+    def lock_all(cls, db: Session, condition: sa.ColumnElement[bool]) -> None:
+        """Lock the rows that satisfy a condition, in order of their ids, so that two such locks cannot deadlock."""
+        rows = sa.select(cls.id).where(condition).order_by(cls.id).with_for_update().cte()
+        db.execute(sa.select(sa.func.count()).select_from(rows))
+
 
 def affected_rows(db: Session, statement: sa.Update | sa.Delete) -> int:
     """Execute an UPDATE or DELETE; returns the number of rows that it matched."""
     result = db.execute(statement)
     assert isinstance(result, sa.CursorResult)  # noqa: S101 - the result type of every UPDATE and DELETE
     return result.rowcount
+
+
+def protect(statement: Query, of: type[Base]) -> Query:
+    """A SELECT that protects the rows of a table that it finds from deletion until the end of the transaction.
+
+    For all rows to which a request refers. If it has waited for a deletion, it does not find the row.
+    """
+    return statement.with_for_update(read=True, key_share=True, of=of.__table__)
 
 
 def check_slug(name: str) -> None:

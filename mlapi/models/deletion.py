@@ -1,10 +1,10 @@
 """Deletion: what is deleted together with a file, task, run, pipeline or module, and what prevents it."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict
@@ -13,11 +13,14 @@ from mlapi.models.base import Base, affected_rows
 from mlapi.models.files import File
 from mlapi.models.jobs import TERMINAL, Job, JobInput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
-from mlapi.models.pipelines import Pipeline, Task, renumber
+from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
 from mlapi.models.runs import Run, RunFile
 
 MENTIONED = 20
 """Maximum number of resources that an error lists as the reason why something cannot be deleted."""
+
+RUNS, ROWS = 500, 20_000
+"""Maximum number of runs, and of their jobs and inputs, that one transaction deletes, unless a single run has more."""
 
 
 class Holder(NamedTuple):
@@ -36,53 +39,95 @@ class Held(Conflict):
         self.holders = list(holders)
 
 
-def delete_runs(db: Session, run_ids: list[int]) -> dict[str, int]:
-    """Delete runs with their jobs and the files that the jobs created; returns the number of deleted rows of each kind.
+def delete_run(db: Session, run_id: int) -> Counter[str]:
+    """Delete a run with its jobs and the files that they created; returns the number of deleted rows of each kind.
 
-    Raises `Conflict` while a job has not ended, or if another run uses one of the files.
+    Raises `Gone`, and `Conflict` while a job has not ended, or if another run uses one of the files.
     """
-    jobs = sa.select(Job.id).where(Job.run_id.in_(run_ids))
+    Run.lock(db, run_id)
+    return _delete_runs(db, Run.id == run_id)
+
+
+def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]:
+    """Delete the runs that satisfy a condition, as `delete_run` does."""
+    Run.lock_all(db, condition)
+    runs = sa.select(Run.id).where(condition)
+    jobs = sa.select(Job.id).where(Job.run_id.in_(runs))
     outputs = sa.select(File.id).where(File.job_id.in_(jobs))
-    active = sa.select(Job.id).where(Job.run_id.in_(run_ids), Job.status.not_in(TERMINAL))
-    if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
-        raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
-    users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(run_ids))
-    if holders := db.scalars(users.distinct().order_by(RunFile.run_id).limit(MENTIONED)).all():
-        raise Conflict("Other runs use files that this run created.", runs=list(holders))
+    children = sa.select(File.id).where(File.parent_id.in_(outputs))
+    File.lock_all(db, File.id.in_(sa.union_all(outputs, children)))
+    _check_runs(db, condition)
     attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
     db.execute(sa.update(File).where(File.parent_id.in_(outputs)).values(parent_id=None))
-    deleted: dict[str, int] = {}
     steps: list[tuple[str | None, type[Base], sa.ColumnElement[bool]]] = [
         (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
         (None, Upload, Upload.attempt_id.in_(attempts)),
         (None, Attempt, Attempt.job_id.in_(jobs)),
         (None, JobInput, JobInput.job_id.in_(jobs)),
         (None, JobParent, JobParent.job_id.in_(jobs)),
-        (None, RunFile, RunFile.run_id.in_(run_ids)),
+        (None, RunFile, RunFile.run_id.in_(runs)),
         ("files", File, File.job_id.in_(jobs)),
-        ("jobs", Job, Job.run_id.in_(run_ids)),
-        ("runs", Run, Run.id.in_(run_ids)),
+        ("jobs", Job, Job.run_id.in_(runs)),
+        ("runs", Run, condition),
     ]
-    for name, table, condition in steps:
-        count = affected_rows(db, sa.delete(table).where(condition))
+    deleted: Counter[str] = Counter()
+    for name, table, where in steps:
+        count = affected_rows(db, sa.delete(table).where(where))
         if name:
             deleted[name] = count
     return deleted
 
 
-def delete_pipeline(db: Session, pipeline_id: int) -> dict[str, int]:
-    """Delete a pipeline with its tasks and runs, as `delete_runs` does."""
-    Pipeline.locked(db, pipeline_id)
-    deleted = delete_runs(db, list(db.scalars(sa.select(Run.id).where(Run.pipeline_id == pipeline_id))))
+def _check_runs(db: Session, condition: sa.ColumnElement[bool]) -> None:
+    """Raise `Conflict` unless the runs that satisfy a condition can be deleted."""
+    active = sa.select(Job.id).join(Run, Job.run_id == Run.id).where(condition, Job.status.not_in(TERMINAL))
+    if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
+        raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
+    runs = sa.select(Run.id).where(condition)
+    outputs = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.run_id.in_(runs))
+    users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)).distinct()
+    if holders := db.scalars(users.order_by(RunFile.run_id).limit(MENTIONED)).all():
+        raise Conflict("Other runs use files that this run created.", runs=list(holders))
+
+
+def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -> dict[str, int]:
+    """Delete a pipeline with its tasks and runs, as `delete_run` does; `commit` ends a transaction and begins another.
+
+    A pipeline with many runs is deleted in several transactions, newest runs first: they may use the outputs of older
+    ones. It is disabled from the first one on. Whatever interrupts the deletion, a smaller pipeline is left.
+    """
+    pipeline = Pipeline.locked(db, pipeline_id)
+    _check_runs(db, Run.pipeline_id == pipeline_id)
+    pipeline.enabled = False
+    db.flush()
+    deleted: Counter[str] = Counter()
+    while (oldest := _oldest_of_batch(db, pipeline_id)) is not None:
+        deleted.update(_delete_runs(db, sa.and_(Run.pipeline_id == pipeline_id, Run.id >= oldest)))
+        if not db.scalar(sa.select(sa.exists().where(Run.pipeline_id == pipeline_id))):
+            break
+        commit()
+        Pipeline.lock(db, pipeline_id)
     tasks = affected_rows(db, sa.delete(Task).where(Task.pipeline_id == pipeline_id))
     db.execute(sa.delete(Pipeline).where(Pipeline.id == pipeline_id))
-    return {"pipelines": 1, "tasks": tasks, **deleted}
+    return {"pipelines": 1, "tasks": tasks, "runs": 0, "jobs": 0, "files": 0} | deleted
+
+
+def _oldest_of_batch(db: Session, pipeline_id: int) -> int | None:
+    """The id of the run with which a transaction that deletes the newest runs should end, or None without runs."""
+    files = sa.select(sa.func.count()).where(RunFile.run_id == Run.id).scalar_subquery()
+    newest = sa.select(Run.id, Run.task_count * (1 + files)).where(Run.pipeline_id == pipeline_id)
+    oldest, total = None, 0
+    for run_id, rows in db.execute(newest.order_by(Run.id.desc()).limit(RUNS)):
+        total += rows
+        if oldest is not None and total > ROWS:
+            break
+        oldest = int(run_id)
+    return oldest
 
 
 def delete_task(db: Session, task_id: int) -> None:
     """Delete a task; the tasks after it move up. Raises `Conflict` while another task names it in `after`."""
-    pipeline_id = db.scalars(sa.select(Task.pipeline_id).where(Task.id == task_id)).one()
-    tasks = Pipeline.locked(db, pipeline_id).tasks(db)
+    _, tasks = locked_tasks(db, task_id)
     if dependents := [task.id for task in tasks if task.after and task_id in task.after]:
         raise Conflict("Other tasks name this task in `after`; change them first.", tasks=dependents)
     db.execute(sa.delete(Task).where(Task.id == task_id))
@@ -102,25 +147,27 @@ _HOLDERS = sa.union(
 
 
 def delete_file(db: Session, file_id: int) -> None:
-    """Delete a file. Raises `Held` while a run or a job refers to it."""
-    file = db.get_one(File, file_id, with_for_update=True)
+    """Delete a file. Raises `Gone`, and `Held` while a run or a job refers to it."""
+    File.lock(db, file_id)
     if holders := db.execute(_HOLDERS, {"file": file_id}).all():
         raise Held("Runs or jobs refer to this file.", (Holder(*row) for row in holders))
+    File.lock_all(db, File.parent_id == file_id)
     db.execute(sa.update(File).where(File.parent_id == file_id).values(parent_id=None))
-    db.delete(file)
-    db.flush()
+    db.execute(sa.delete(File).where(File.id == file_id))
 
 
 def delete_module(db: Session, module_id: int) -> int:
     """Delete a module with all its versions and functions; returns the number of versions.
 
-    Raises `Conflict` while tasks or jobs refer to its functions: their lineage must not be lost.
+    Raises `Gone`, and `Conflict` while tasks or jobs refer to its functions: their lineage must not be lost.
     """
+    Module.lock(db, module_id)
     versions = sa.select(ModuleVersion.id).where(ModuleVersion.module_id == module_id)
-    try:
-        db.execute(sa.delete(Function).where(Function.version_id.in_(versions)))
-    except IntegrityError:
-        raise Conflict("Tasks or jobs refer to functions of this module.") from None
+    functions = sa.select(Function.id).where(Function.version_id.in_(versions))
+    users = sa.union_all(*(sa.select(user.id).where(user.function_id.in_(functions)) for user in (Task, Job)))
+    if db.execute(users.limit(1)).first() is not None:
+        raise Conflict("Tasks or jobs refer to functions of this module.")
+    db.execute(sa.delete(Function).where(Function.version_id.in_(versions)))
     count = affected_rows(db, sa.delete(ModuleVersion).where(ModuleVersion.module_id == module_id))
     db.execute(sa.delete(Module).where(Module.id == module_id))
     return count

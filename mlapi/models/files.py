@@ -1,13 +1,13 @@
 """Files: immutable contents with a name, tags, an owner and their origin."""
 
 import enum
-from typing import Self
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Invalid
-from mlapi.models.base import JsonObject, Numbered
+from mlapi.errors import Gone, Invalid
+from mlapi.models.base import JsonObject, Numbered, affected_rows, protect
 
 
 class Kind(enum.StrEnum):
@@ -41,11 +41,13 @@ class File(Numbered):
     job_id: Mapped[int | None] = mapped_column(sa.ForeignKey("jobs.id"))
 
     @classmethod
-    def owned(cls, db: Session, owner_id: int, ids: list[int]) -> list[Self]:
-        """The files with these ids, in their order, without those that do not exist or have another owner."""
-        rows = db.scalars(sa.select(cls).where(cls.owner_id == owner_id, cls.id.in_(ids)))
-        by_id = {file.id: file for file in rows}
-        return [by_id[file_id] for file_id in ids if file_id in by_id]
+    def names(cls, db: Session, owner_id: int, ids: Sequence[int]) -> dict[int, str]:
+        """The names of the files with these ids by id, without those that do not exist or have another owner.
+
+        They are protected from deletion until the end of the transaction.
+        """
+        query = sa.select(cls.id, cls.name).where(cls.owner_id == owner_id, cls.id.in_(ids)).order_by(cls.id)
+        return {row.id: row.name for row in db.execute(protect(query, cls))}
 
 
 def create(
@@ -58,7 +60,7 @@ def create(
     parent_id: int | None = None,
 ) -> File:
     """Create a file for a stored blob. Raises `Invalid` for a parent that is not a file of the same owner."""
-    if parent_id is not None and not File.owned(db, owner_id, [parent_id]):
+    if parent_id is not None and not File.names(db, owner_id, [parent_id]):
         raise Invalid.field("parent", "File not found.")
     file = File(owner_id=owner_id, name=name, sha256=sha256, size=size, tags=tags or {}, parent_id=parent_id)
     db.add(file)
@@ -68,5 +70,5 @@ def create(
 
 def change_tags(db: Session, file_id: int, tags: JsonObject) -> None:
     """Replace the tags of a file; its name and content are immutable."""
-    db.get_one(File, file_id).tags = tags
-    db.flush()
+    if not affected_rows(db, sa.update(File).where(File.id == file_id).values(tags=tags)):
+        raise Gone()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import Conflict
+from mlapi.errors import Conflict, Gone
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
@@ -111,17 +111,44 @@ def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: o
     return list(db.scalars(statement.returning(Job.id)))
 
 
-def add_inputs(db: Session, job_id: int, files: Sequence[tuple[int, str]]) -> None:
-    """Add the input files `(id, name)` of a job; duplicate names get a number before their extension."""
-    taken: set[str] = set()
-    for number, (file_id, name) in enumerate(files, 1):
-        stem, extension = os.path.splitext(name)
-        count = 1
-        while name in taken:
-            count += 1
-            name = f"{stem}_{count}{extension}"
-        taken.add(name)
-        db.add(JobInput(job_id=job_id, number=number, file_id=file_id, name=name))
+def add_inputs(db: Session, job_ids: Sequence[int], files: Sequence[tuple[int, str]]) -> None:
+    """Add the same input files `(id, name)` to jobs; duplicate names get a number before their extension.
+
+    The number of statements does not depend on the number of jobs and files.
+    """
+    if not job_ids or not files:
+        return
+    first, *others = job_ids
+    names = distinct_names([name for _, name in files])
+    rows = [
+        {"job_id": first, "number": number, "file_id": file_id, "name": name}
+        for number, ((file_id, _), name) in enumerate(zip(files, names, strict=True), 1)
+    ]
+    db.execute(sa.insert(JobInput), rows)
+    if others:
+        columns = ["job_id", "number", "file_id", "name"]
+        copied = (
+            sa.select(Job.id, JobInput.number, JobInput.file_id, JobInput.name)
+            .join_from(JobInput, Job, Job.id.in_(others))
+            .where(JobInput.job_id == first)
+        )
+        db.execute(sa.insert(JobInput).from_select(columns, copied))
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names of files in one folder: duplicates get a number before their extension."""
+    taken: dict[str, int] = {}  # Every name, and the last number that was tried for it.
+    distinct = []
+    for name in names:
+        own = name
+        if name in taken:
+            stem, extension = os.path.splitext(name)
+            while own in taken:
+                taken[name] += 1
+                own = f"{stem}_{taken[name]}{extension}"
+        taken[own] = 1
+        distinct.append(own)
+    return distinct
 
 
 def lock_run(db: Session, run_id: int) -> None:
@@ -147,6 +174,7 @@ def advance(db: Session, run_id: int) -> None:
     parents: dict[int, list[int]] = {}
     for job_id, parent_id in db.execute(_PARENTS, {"run_id": run_id}):
         parents.setdefault(job_id, []).append(parent_id)
+    ready: dict[tuple[int, ...], list[int]] = {}
     for job_id in jobs:  # In order of position, so that parents come first.
         if status[job_id] != Status.PENDING:
             continue
@@ -157,10 +185,12 @@ def advance(db: Session, run_id: int) -> None:
             move(db, Status.CANCELLED, Job.id == job_id, reason=reason, ended=clock())
             status[job_id] = Status.CANCELLED
         elif all(status[parent] == Status.FINISHED for parent in parents.get(job_id, [])):
-            outputs = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
-            outputs = outputs.where(Job.id.in_(parents.get(job_id, []))).order_by(Job.position, File.id)
-            add_inputs(db, job_id, [(file.id, file.name) for file in db.execute(outputs)])
-            move(db, Status.QUEUED, Job.id == job_id, queued=clock())
+            ready.setdefault(tuple(parents.get(job_id, [])), []).append(job_id)
+    for parent_ids, job_ids in ready.items():
+        outputs = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
+        outputs = outputs.where(Job.id.in_(parent_ids)).order_by(Job.position, File.id)
+        add_inputs(db, job_ids, [(file.id, file.name) for file in db.execute(outputs)])
+        move(db, Status.QUEUED, Job.id.in_(job_ids), queued=clock())
 
 
 _JOBS = (
@@ -182,16 +212,20 @@ def cancel(db: Session, job_id: int) -> None:
 
     Raises `Conflict` if it has ended.
     """
-    job = db.get_one(Job, job_id)
-    lock_run(db, job.run_id)
+    run_id = db.scalar(sa.select(Job.run_id).where(Job.id == job_id))
+    if run_id is None:
+        raise Gone()
+    lock_run(db, run_id)
     waiting = sa.and_(Job.id == job_id, Job.status != Status.RUNNING)
     if move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock()):
-        advance(db, job.run_id)
+        advance(db, run_id)
         return
     running = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING)
     if not affected_rows(db, running.values(cancel_requested=True)):
-        db.refresh(job)
-        raise Conflict(f"The job has ended: it is {job.status}.")
+        status = db.scalar(sa.select(Job.status).where(Job.id == job_id))
+        if status is None:
+            raise Gone()
+        raise Conflict(f"The job has ended: it is {status}.")
 
 
 def waiting(db: Session | sa.Connection) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import Conflict, Invalid
 from mlapi.models import manifests
-from mlapi.models.base import JsonObject, Numbered, check_slug
+from mlapi.models.base import JsonObject, Numbered, check_slug, protect
 from mlapi.models.options import Option
 from mlapi.values import storable
 
@@ -65,8 +65,9 @@ class Function(Numbered):
         """The reason why the function does not accept input files with these names, or None."""
         types = [kind for kind in (self.expected_filetype, *self.optional_filetypes) if kind]
         if self.expected_filetype:
+            endings = tuple(f".{kind}" for kind in types)
             for name in names:
-                if not name.lower().endswith(tuple(f".{kind}" for kind in types)):
+                if not name.lower().endswith(endings):
                     return f"{name!r} does not have a file type of {self.name}: {', '.join(types)}."
         if len(names) < self.min_files:
             return f"{self.name} takes at least {self.min_files} file(s), not {len(names)}."
@@ -168,12 +169,15 @@ _SIGNATURE = (
     .join(_modules, _versions.c.module_id == _modules.c.id)
     .where(_modules.c.name == sa.bindparam("module"), _functions.c.name == sa.bindparam("function"))
 )
-_OF_NEWEST = _SIGNATURE.where(_versions.c.id == NEWEST)
-_OF_VERSION = _SIGNATURE.where(_versions.c.digest == sa.bindparam("version"))
+_OF_NEWEST = protect(_SIGNATURE.where(_versions.c.id == NEWEST), Function)
+_OF_VERSION = protect(_SIGNATURE.where(_versions.c.digest == sa.bindparam("version")), Function)
 
 
 def find_function(db: Session, key: FunctionKey) -> Signature:
-    """The function with this name, of the newest version if the key has none. Raises `Invalid` if not found."""
+    """The function with this name, of the newest version if the key has none. Raises `Invalid` if not found.
+
+    It is protected from deletion until the end of the transaction.
+    """
     names = {name: value for name, value in key._asdict().items() if value is not None}
     row = None
     if all(map(storable, names.values())):

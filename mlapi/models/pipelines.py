@@ -1,12 +1,12 @@
 """Pipelines: graphs of tasks in topological order."""
 
 from collections.abc import Collection, Mapping
-from typing import Self, TypedDict, cast
+from typing import TypedDict, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from mlapi.errors import Conflict, FieldErrors
+from mlapi.errors import Conflict, FieldErrors, Gone
 from mlapi.models.base import JsonObject, Numbered
 from mlapi.models.modules import Function, FunctionKey, find_function
 from mlapi.models.options import check_arguments
@@ -29,11 +29,6 @@ class Pipeline(Numbered):
         """The tasks in order, with their functions. Lock the pipeline before changing them."""
         query = sa.select(Task).where(Task.pipeline_id == self.id).order_by(Task.position)
         return list(db.scalars(query.options(sa.orm.joinedload(Task.function))))
-
-    @classmethod
-    def locked(cls, db: Session, pipeline_id: int) -> Self:
-        """The pipeline, locked for the rest of the transaction."""
-        return db.get_one(cls, pipeline_id, with_for_update=True)
 
 
 class Task(Numbered):
@@ -93,14 +88,8 @@ class TaskChanges(TypedDict, total=False):
 
 
 _tasks = Task.__table__.c
-_ORDER = (
-    sa.select(_tasks.id)
-    .select_from(sa.outerjoin(Pipeline.__table__, Task.__table__, _tasks.pipeline_id == Pipeline.__table__.c.id))
-    .where(Pipeline.__table__.c.id == sa.bindparam("pipeline"))
-    .order_by(_tasks.position)
-    .with_for_update(of=Pipeline.__table__)
-)
-"""The ids of the tasks of a pipeline in order; locks the pipeline."""
+_ORDER = sa.select(_tasks.id).where(_tasks.pipeline_id == sa.bindparam("pipeline")).order_by(_tasks.position)
+"""The ids of the tasks of a pipeline in order."""
 _INSERT = sa.insert(cast(sa.Table, Task.__table__)).returning(_tasks.id)
 
 
@@ -118,7 +107,8 @@ def insert_task(
     Raises `Conflict` if the pipeline is full, and `Invalid` with all errors: an unknown function, arguments that do
     not match its options, a position out of range, and parents in `after` that are not earlier tasks.
     """
-    order = [task for task in db.scalars(_ORDER, {"pipeline": pipeline_id}) if task is not None]
+    Pipeline.lock(db, pipeline_id)
+    order = list(db.scalars(_ORDER, {"pipeline": pipeline_id}))
     if len(order) >= TASKS:
         raise Conflict(f"A pipeline has at most {TASKS} tasks.")
     place = len(order) + 1 if position is None else position
@@ -147,9 +137,7 @@ def change_task(db: Session, task_id: int, changes: TaskChanges) -> None:
     The arguments, new or not, are checked against the function, new or not. The error of a task whose parent would
     no longer be an earlier task has the name `position`.
     """
-    pipeline_id = db.scalars(sa.select(Task.pipeline_id).where(Task.id == task_id)).one()
-    tasks = Pipeline.locked(db, pipeline_id).tasks(db)
-    task = next(task for task in tasks if task.id == task_id)
+    task, tasks = locked_tasks(db, task_id)
     errors = FieldErrors()
     signature, arguments = task.function.signature, changes.get("arguments", task.arguments)
     if "function" in changes or "arguments" in changes:
@@ -164,6 +152,16 @@ def change_task(db: Session, task_id: int, changes: TaskChanges) -> None:
     db.flush()
     if "position" in changes:
         renumber(db, order, 1)
+
+
+def locked_tasks(db: Session, task_id: int) -> tuple[Task, list[Task]]:
+    """A task, and all tasks of its pipeline in order; locks the pipeline. Raises `Gone` if the task does not exist."""
+    pipeline_id = db.scalar(sa.select(Task.pipeline_id).where(Task.id == task_id))
+    tasks = [] if pipeline_id is None else Pipeline.locked(db, pipeline_id).tasks(db)
+    for task in tasks:
+        if task.id == task_id:
+            return task, tasks
+    raise Gone()
 
 
 def parents(tasks: list[Task]) -> list[list[int]]:

@@ -58,7 +58,9 @@ def start(db: Session, pipeline_id: int, file_ids: list[int], key: str | None = 
     run = Run(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, task_count=len(tasks))
     db.add(run)
     db.flush()
-    db.add_all(RunFile(run_id=run.id, position=index, file_id=file.id) for index, file in enumerate(files))
+    if files:
+        rows = [{"run_id": run.id, "position": index, "file_id": file_id} for index, (file_id, _) in enumerate(files)]
+        db.execute(sa.insert(RunFile), rows)
     _create_jobs(db, run, tasks, dependencies, files)
     return run, True
 
@@ -73,24 +75,25 @@ def _run_of_key(db: Session, pipeline_id: int, key: str, file_ids: list[int]) ->
     return run
 
 
-def _input_files(db: Session, owner_id: int, file_ids: list[int], first_tasks: list[Task]) -> list[File]:
-    """The files with these ids. Raises `Invalid` unless they exist and the first tasks accept them."""
+def _input_files(db: Session, owner_id: int, file_ids: list[int], first_tasks: list[Task]) -> list[tuple[int, str]]:
+    """The files `(id, name)` with these ids. Raises `Invalid` unless they exist and the first tasks accept them."""
     errors = FieldErrors()
-    files = File.owned(db, owner_id, file_ids)
-    existing = {file.id for file in files}
+    found = File.names(db, owner_id, file_ids)
     for index, file_id in enumerate(file_ids):
-        if file_id not in existing:
+        if file_id not in found:
             errors.add(f"files.{index}", "File not found.")
     errors.raise_all()
-    names = [file.name for file in files]
-    for task in first_tasks:
-        if problem := task.function.problem_with_files(names):
+    files = [(file_id, found[file_id]) for file_id in file_ids]
+    for function in {task.function_id: task.function for task in first_tasks}.values():
+        if problem := function.problem_with_files([name for _, name in files]):
             errors.add("files", problem)
     errors.raise_all()
     return files
 
 
-def _create_jobs(db: Session, run: Run, tasks: list[Task], dependencies: list[list[int]], files: list[File]) -> None:
+def _create_jobs(
+    db: Session, run: Run, tasks: list[Task], dependencies: list[list[int]], files: list[tuple[int, str]]
+) -> None:
     jobs = [
         Job(
             run_id=run.id,
@@ -108,11 +111,14 @@ def _create_jobs(db: Session, run: Run, tasks: list[Task], dependencies: list[li
     ]
     db.add_all(jobs)
     db.flush()
-    for job, earlier in zip(jobs, dependencies, strict=True):
-        db.add_all(JobParent(job_id=job.id, parent_id=jobs[index].id) for index in earlier)
-        if not earlier:
-            add_inputs(db, job.id, [(file.id, file.name) for file in files])
-    db.flush()
+    pairs = [
+        {"job_id": job.id, "parent_id": jobs[index].id}
+        for job, earlier in zip(jobs, dependencies, strict=True)
+        for index in earlier
+    ]
+    if pairs:
+        db.execute(sa.insert(JobParent), pairs)
+    add_inputs(db, [job.id for job, earlier in zip(jobs, dependencies, strict=True) if not earlier], files)
 
 
 def cancel(db: Session, run_id: int) -> None:
@@ -120,7 +126,7 @@ def cancel(db: Session, run_id: int) -> None:
 
     Raises `Conflict` if the run has ended.
     """
-    db.get_one(Run, run_id, with_for_update=True)
+    Run.lock(db, run_id)
     waiting = sa.and_(Job.run_id == run_id, Job.status.in_([Status.PENDING, Status.QUEUED]))
     moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
     running = sa.update(Job).where(Job.run_id == run_id, Job.status == Status.RUNNING)

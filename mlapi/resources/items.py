@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 from sqlalchemy.sql import visitors
 
+from mlapi.errors import Gone
 from mlapi.resources.fields import Fields, Row
 from mlapi.resources.tree import Access, Key, Linker, Node, Tree, TreeError
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
@@ -93,8 +94,12 @@ class Item(Node, Generic[Summary, Document]):
         _ = self.row
 
     def reload(self) -> Self:
-        """Discard the loaded row after a change; returns this item."""
+        """Load the row again after a change; returns this item. Raises `Gone`."""
         self._row = None
+        try:
+            self.load()
+        except KeyError:
+            raise Gone() from None
         return self
 
     def _statement(self, identity: Identity) -> Statement | None:

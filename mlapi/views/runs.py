@@ -2,7 +2,7 @@
 
 from mlapi.http.request import Request
 from mlapi.models import runs as rules
-from mlapi.models.deletion import delete_runs
+from mlapi.models.deletion import delete_run
 from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, Runs
 from mlapi.schemas.headers import Idempotency
 from mlapi.schemas.runs import NewRun
@@ -28,7 +28,7 @@ def create(runs: Runs, request: Request) -> RunDocument:
 @run.delete(permission=Permission.WRITE)
 def delete(run: RunItem, request: Request) -> answers.Deletion:
     """Delete a run that has ended, with its jobs and their output files."""
-    return answers.deletion(**delete_runs(request.db, [run.id]))
+    return answers.deletion(**delete_run(request.db, run.id))
 
 
 @run_cancel.post(permission=Permission.WRITE)

@@ -262,7 +262,7 @@ def test_duplicate_names_get_numbers(names, taken, job):
     db, number = job
     db.execute(sa.delete(JobInput))
     file = db.scalar(sa.select(File.id))
-    jobs.add_inputs(db, number, [(file, name) for name in names])
+    jobs.add_inputs(db, [number], [(file, name) for name in names])
     db.flush()
     kept = db.execute(sa.select(JobInput.number, JobInput.name).order_by(JobInput.number)).all()
     assert [tuple(each) for each in kept] == list(enumerate(taken, 1))
