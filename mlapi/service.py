@@ -84,9 +84,9 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
     errors: dict[str, list[FieldError]] = {"querystring": [], "header": [], "body": []}
     if schema.query is not None:
         parameters, repeated = query_of(request)
+        others = _validate(request, "query", schema.query, parameters)
         names = {error.name for error in repeated}
-        others = [error for error in _validate(request, "query", schema.query, parameters) if error.name not in names]
-        errors["querystring"] = repeated + others
+        errors["querystring"] = repeated + [error for error in others if error.name not in names]
     if schema.headers is not None:
         errors["header"] = _validate(request, "headers", schema.headers, headers_of(request, schema.headers))
     if schema.body is not None:

@@ -141,6 +141,12 @@ class Settings:
     body_limit: int = setting(whole, "1048576", "Maximum size of a JSON body in bytes.")
     upload_limit: int = setting(whole, "4294967296", "Maximum size of an uploaded file in bytes.")
     module_limit: int = setting(whole, "67108864", "Maximum size of an uploaded module archive in bytes.")
+    tags_limit: int = setting(whole, "65536", "Maximum size of the tags of a file as JSON in bytes.")
+    arguments_limit: int = setting(whole, "65536", "Maximum size of the arguments of a task as JSON in bytes.")
+    metrics_limit: int = setting(whole, "65536", "Maximum size of the metrics of a job as JSON in bytes.")
+    page_limit: int = setting(
+        whole, "1048576", "Size of a page of a list in bytes after which it ends, with a link to the next page."
+    )
     log_limit: int = setting(whole, "10485760", "Maximum size of a job's log in bytes; the rest is discarded.")
     sweep_grace: float = setting(seconds, "3600", "Seconds after which unreferenced contents are deleted.")
     job_timeout: float = setting(seconds, "3600", "Time limit of a job in seconds, unless its task has one.")

@@ -7,6 +7,7 @@ the same rule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
@@ -232,16 +233,28 @@ class Collection(Node, Generic[AnyItem]):
             raise KeyError(name)
         return key
 
-    def page(self, limit: int, after: int | None = None, **filters: object) -> tuple[Sequence[Row], int | None]:
-        """At most `limit` rows that match the filters, starting after the cursor `after`, and the next cursor."""
+    def page(
+        self, limit: int, after: int | None = None, *, most_bytes: float = math.inf, **filters: object
+    ) -> tuple[Sequence[Row], int | None]:
+        """At most `limit` rows that match the filters, starting after the cursor `after`, and the next cursor.
+
+        The page also ends with the row by which it reaches `most_bytes`; further rows are not read from the database.
+        """
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
         statement = self._statement(identity, tuple(values), after is not None)
         values |= identity.parameters | {"limit": limit + 1, "after": after}
         if self.tied_by is not None:
             values["parent"] = self.parent_key
-        found = list(map(self.item.fields.list_row, self.request.reader.execute(statement, values).all()))
-        return found[:limit], getattr(found[limit - 1], self.order) if len(found) > limit else None
+        rows: list[Row] = []
+        fields, size = self.item.fields, 0
+        with self.request.reader.execute(statement, values) as result:
+            for row in map(fields.list_row, result):
+                if len(rows) == limit or size >= most_bytes:
+                    return rows, getattr(rows[-1], self.order)
+                rows.append(row)
+                size += fields.size(row)
+        return rows, None
 
     def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Statement:
         """The SELECT of a page, built once for each role and set of filters."""

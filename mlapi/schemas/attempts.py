@@ -39,7 +39,7 @@ class Report(Schema):
     )
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
     fault = colander.SchemaNode(OrNull(Text()), validator=is_fault, missing=None)
-    metrics = colander.SchemaNode(Json(dict), missing={})
+    metrics = colander.SchemaNode(Json(lambda settings: settings.metrics_limit, dict), missing={})
     outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())
 
 

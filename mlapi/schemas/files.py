@@ -27,7 +27,8 @@ class JsonText(Json):
 
 def tags(kind: type[Json] = Json, **kw: object) -> colander.SchemaNode:
     """The tags of a file: an object of JSON values."""
-    return colander.SchemaNode(kind(dict, depth=4, items=4 * TAGS), validator=colander.Length(max=TAGS), **kw)
+    values = kind(lambda settings: settings.tags_limit, dict, depth=4, items=4 * TAGS)
+    return colander.SchemaNode(values, validator=colander.Length(max=TAGS), **kw)
 
 
 def is_plain(node: colander.SchemaNode, value: str) -> None:

@@ -37,11 +37,16 @@ def time_limit(node: colander.SchemaNode, value: float | None) -> None:
             raise colander.Invalid(node, f"Must be at most {limit:g} seconds.")
 
 
+def arguments(**kw: object) -> colander.SchemaNode:
+    """The arguments of a task: an object of JSON values."""
+    return colander.SchemaNode(Json(lambda settings: settings.arguments_limit, dict), **kw)
+
+
 class TaskChange(Schema):
     """A change of a task. If `after` is null, the task follows the previous one."""
 
     function = colander.SchemaNode(Link("function", "versioned function"), missing=colander.drop)
-    arguments = colander.SchemaNode(Json(dict), missing=colander.drop)
+    arguments = arguments(missing=colander.drop)
     after = colander.SchemaNode(OrNullList(TASKS), colander.SchemaNode(Id("task"), name="task"), missing=colander.drop)
     position = colander.SchemaNode(Whole(), missing=colander.drop)
     timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=time_limit)
@@ -51,4 +56,4 @@ class NewTask(TaskChange):
     """A new task, at the end of the pipeline unless it has a position."""
 
     function = colander.SchemaNode(Link("function", "versioned function"))
-    arguments = colander.SchemaNode(Json(dict), missing={})
+    arguments = arguments(missing={})

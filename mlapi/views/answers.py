@@ -33,7 +33,7 @@ def listing(collection: type[Collection[Item[object, object]]]) -> Expects:
 
 def page(collection: Collection[Item[Summary, Document]], request: Request) -> Page[Summary]:
     """List the items that are visible to the caller, page by page."""
-    rows, cursor = collection.page(**request.validated["query"])
+    rows, cursor = collection.page(**request.validated["query"], most_bytes=request.settings.page_limit)
     following = f"{request.path_url}?{urlencode({**request.GET, 'after': cursor})}" if cursor else None
     return {"items": collection.describe(rows), "next": following}
 
