@@ -67,7 +67,7 @@ def test_a_repeated_parameter_and_the_others(ada):
 
 
 def test_thousands_of_unknown_arguments(ada, pipeline, helloworld):
-    body = {"function": helloworld, "arguments": {f"no_such_{number}": number for number in range(4990)}}
+    body = {"function": helloworld, "arguments": {f"a{number}": 1 for number in range(4990)}}
     answer = ada("POST", pipeline["tasks"], body)
     errors = is_problem(answer, 422)["errors"]
     assert len(errors) == 100
