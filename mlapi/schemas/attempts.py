@@ -5,9 +5,10 @@ import colander
 from mlapi.models.attempts import RETURNED, WORKER
 from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
+from mlapi.schemas.json_values import Json
 from mlapi.schemas.pages import Number
 from mlapi.schemas.tasks import OrNull
-from mlapi.schemas.types import Json, List, Schema, Text, Whole
+from mlapi.schemas.types import List, Schema, Text, Whole
 
 OUTPUTS = 1000
 """Maximum number of output files of a job."""

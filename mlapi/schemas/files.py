@@ -4,8 +4,9 @@ import colander
 
 from mlapi import strict_json
 from mlapi.file_names import plain_name
+from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Id
-from mlapi.schemas.types import Json, Schema, Text
+from mlapi.schemas.types import Schema, Text
 
 TAGS = 100
 """Maximum number of tags of a file."""

@@ -4,8 +4,9 @@ import colander
 from pyramid.threadlocal import get_current_request
 
 from mlapi.models.pipelines import TASKS
+from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Id, Link
-from mlapi.schemas.types import Json, List, Real, Schema, Whole
+from mlapi.schemas.types import List, Real, Schema, Whole
 
 
 class OrNull(colander.SchemaType):

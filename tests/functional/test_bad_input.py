@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Link
 from mlapi.schemas.tasks import OrNull, OrNullList
-from mlapi.schemas.types import Flag, Json, List, Real, Text, Whole
+from mlapi.schemas.types import Flag, List, Real, Text, Whole
 from tests.support import World, is_problem, services
 from tests.work import count_calls
 
