@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint check format bench docs lock clean
+.PHONY: help demo test faults lint check format bench docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -21,6 +21,9 @@ demo: $(READY) ## run a pipeline through the service, then keep serving; EXIT=1 
 
 test: $(READY) ## run all tests, on SQLite and PostgreSQL; COVERAGE=1 measures the coverage
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
+
+faults: $(READY) ## run the tests that take minutes: every pair of services in a race, a hundred runs under random kills
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults
 
 lint: $(READY) ## check format, lint, imports, types and generated docs
 	$(BIN)/ruff format --check .

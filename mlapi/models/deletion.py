@@ -19,7 +19,7 @@ from mlapi.models.runs import Run, RunFile
 MENTIONED = 20
 """Maximum number of resources that an error lists as the reason why something cannot be deleted."""
 
-RUNS, ROWS = 500, 20_000
+RUNS, ROWS = 2000, 20_000
 """Maximum number of runs, and of their jobs and inputs, that one transaction deletes, unless a single run has more."""
 
 

@@ -95,30 +95,30 @@ def _create_jobs(
     db: Session, run: Run, tasks: list[Task], dependencies: list[list[int]], files: list[tuple[int, str]]
 ) -> None:
     jobs = [
-        Job(
-            run_id=run.id,
-            owner_id=run.owner_id,
-            task_id=task.id,
-            position=position,
-            function_id=task.function_id,
-            arguments=task.arguments,
-            timeout=task.timeout,
-            status=Status.PENDING if earlier else Status.QUEUED,
-            queued=None if earlier else run.created,
-            created=run.created,
-        )
+        {
+            "run_id": run.id,
+            "owner_id": run.owner_id,
+            "task_id": task.id,
+            "position": position,
+            "function_id": task.function_id,
+            "arguments": task.arguments,
+            "timeout": task.timeout,
+            "status": Status.PENDING if earlier else Status.QUEUED,
+            "queued": None if earlier else run.created,
+            "created": run.created,
+        }
         for position, (task, earlier) in enumerate(zip(tasks, dependencies, strict=True), 1)
     ]
-    db.add_all(jobs)
-    db.flush()
+    db.execute(sa.insert(Job), jobs)
+    ids = db.scalars(sa.select(Job.id).where(Job.run_id == run.id).order_by(Job.position)).all()
     pairs = [
-        {"job_id": job.id, "parent_id": jobs[index].id}
-        for job, earlier in zip(jobs, dependencies, strict=True)
+        {"job_id": job_id, "parent_id": ids[index]}
+        for job_id, earlier in zip(ids, dependencies, strict=True)
         for index in earlier
     ]
     if pairs:
         db.execute(sa.insert(JobParent), pairs)
-    add_inputs(db, [job.id for job, earlier in zip(jobs, dependencies, strict=True) if not earlier], files)
+    add_inputs(db, [job_id for job_id, earlier in zip(ids, dependencies, strict=True) if not earlier], files)
 
 
 def cancel(db: Session, run_id: int) -> None:

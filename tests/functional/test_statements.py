@@ -22,7 +22,7 @@ from mlapi.models import (
     workers,
 )
 from mlapi.models import jobs as rules
-from tests.support import API, World, services
+from tests.support import API, World, claimed, pipeline_of, services
 
 MOST = 4
 MANY = 100
@@ -208,3 +208,56 @@ def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi)
         ada("DELETE", "users/ada/pipelines/{pipeline}".format(**world.keys), status=200)
     assert len(seen) > 60
     assert plans(seen) == []
+
+
+@pytest.fixture
+def wide(ada, helloworld, db, wsgi):
+    """Starts a run of this many first tasks over this many files; returns its id and the number of statements."""
+
+    def start(tasks, files):
+        pipeline, [task] = pipeline_of(ada, {"function": helloworld, "after": []})
+        file = ada.upload("a.txt", b"a", status=201).json["id"]
+        copies(db, Task, task["id"], tasks - 1, position=lambda n: n)
+        all_files = [file, *copies(db, File, file, files - 1)]
+        db.commit()
+        urls = [f"{API}/files/{each}" for each in all_files]
+        with statements(wsgi) as seen:
+            run = ada("POST", pipeline["runs"], {"files": urls}, status=201).json
+        return run["id"], len(seen)
+
+    return start
+
+
+def test_the_start_of_a_run_executes_few_statements_for_any_number_of_jobs_and_inputs(wide, db):
+    costs = []
+    for tasks, files in ((2, 2), (100, 1000)):
+        run, cost = wide(tasks, files)
+        costs.append(cost)
+        own = sa.select(JobInput.name).join(Job).where(Job.run_id == run)
+        names = ["a.txt", *(f"a_{number}.txt" for number in range(2, files + 1))]
+        assert list(db.scalars(own.order_by(Job.position, JobInput.number))) == names * tasks
+        db.rollback()
+    assert costs[0] == costs[1]
+
+
+def test_the_end_of_a_job_executes_as_many_statements_for_many_dependent_jobs_as_for_one(
+    ada, helloworld, app, wsgi, db
+):
+    costs = []
+    for dependents in (1, 60):
+        pipeline, [task] = pipeline_of(ada, {"function": helloworld})
+        body = {"function": helloworld, "after": [task["url"]]}
+        for _ in range(dependents):
+            ada("POST", pipeline["tasks"], body, status=201)
+        file = ada.upload("a.txt", b"a", status=201).json["url"]
+        run = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
+        [runner] = claimed(app, wsgi)
+        with statements(wsgi) as seen:
+            runner.finish("x.txt", "y.txt")
+        costs.append(len(seen))
+        queued = ada("GET", f"{run['jobs']}?status=QUEUED&limit=100", status=200).json["items"]
+        assert len(queued) == dependents
+        assert {len(ada("GET", job["url"]).json["inputs"]) for job in queued} == {2}
+        with wsgi.registry.database.writing.begin() as session:
+            attempts.claim(session, "tests", 100, 60)
+    assert costs[0] + 1 == costs[1]  # The inputs of one job are copied to all others.

@@ -7,12 +7,13 @@ from pathlib import PurePath
 import orjson
 import pytest
 import sqlalchemy.exc
+import sqlalchemy.orm.exc
 from pyramid import httpexceptions as http
 from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
 
-from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Invalid, StorageFull, TooLarge
+from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Gone, Invalid, StorageFull, TooLarge
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
 from mlapi.http.problems import (
@@ -79,6 +80,9 @@ class TestProblemOf:
             (Conflict("Taken."), 409, "Taken."),
             (Held("In use.", []), 409, "In use."),
             (AttemptOver(), 409, "The attempt has ended."),
+            (Gone(), 404, "Not found."),
+            (sqlalchemy.exc.NoResultFound(), 404, "Not found."),
+            (sqlalchemy.orm.exc.StaleDataError(), 404, "Not found."),
             (TooLarge("Too large."), 413, "Too large."),
             (StorageFull("Full."), 507, "Full."),
             (BadForm("Broken."), 400, "Broken."),
