@@ -100,7 +100,7 @@ class Service:
 @contextlib.contextmanager
 def yardstick(folder: Path) -> Iterator[Connection]:
     """Run the bare view during the block, with as many threads as the service."""
-    port, threads = free_port(), development()["server:main"]["threads"]
+    port, threads = free_port(), development()["app:main"]["mlapi.threads"]
     command = [sys.executable, "-m", "benchmarks.yardstick", str(port), threads]
     with (
         serving(command, port, "/bare", folder / "yardstick.log", os.environ),

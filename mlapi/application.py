@@ -9,6 +9,7 @@ from pyramid.interfaces import IRequestExtensions
 from pyramid.router import Router
 
 from mlapi.http.request import Request
+from mlapi.http.slow import SlowWork
 from mlapi.resources import TREE
 from mlapi.resources.tree import Tree
 from mlapi.settings import Settings
@@ -36,6 +37,7 @@ def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Router:
     with Configurator(settings={**ini, "handle_exceptions": False}) as config:
         config.registry.mlapi = settings
         config.registry.store = open_store(settings.media_dir)
+        config.registry.slow_work = SlowWork(settings.threads)
         config.registry.trees = trees
         config.add_renderer("json", JsonRenderer)
         for part in ("cornice", "mlapi.database", "mlapi.security", "mlapi.resources", "mlapi.views.errors"):

@@ -98,5 +98,12 @@ class TooLarge(DomainError):
     """A request body or a part of it exceeds a size limit."""
 
 
+class Busy(DomainError):
+    """The server has no capacity left for slow work."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy. Retry later.")
+
+
 class StorageFull(DomainError):
     """No space is left on the storage device."""

@@ -28,6 +28,7 @@ from mlapi.models.users import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from sqlalchemy.orm import Session
 
@@ -71,6 +72,9 @@ class Request(Protocol):
     reader: Reader
     db: Session
     passwords: Passwords
+
+    def slow_work(self) -> AbstractContextManager[None]:
+        """A block of slow work. Raises `Busy`."""
 
     def pause_transaction(self) -> None:
         """End the transaction of the request, and begin a new one at its next use."""
@@ -251,10 +255,11 @@ class Passwords:
 
 
 def authenticate(request: Request, name: str, password: str) -> int | None:
-    """The id of the user with this name and password, or None."""
-    row = request.db.execute(sa.select(User.id, User.password_hash).where(User.name == name)).first()
-    request.pause_transaction()  # Hashing takes 0.1 s, during which others can write.
-    return row.id if request.passwords.verify(row and row.password_hash, password) and row else None
+    """The id of the user with this name and password, or None. Raises `Busy`."""
+    with request.slow_work():
+        row = request.db.execute(sa.select(User.id, User.password_hash).where(User.name == name)).first()
+        request.pause_transaction()  # Hashing takes 0.1 s, during which others can write.
+        return row.id if request.passwords.verify(row and row.password_hash, password) and row else None
 
 
 def user_exists(db: Reader, user: int) -> bool:

@@ -122,6 +122,12 @@ class Settings:
         hostname, "127.0.0.1", "Address on which the service listens; 0.0.0.0 or :: for all interfaces."
     )
     port: int = setting(port_number, "6543", "TCP port on which the service listens.")
+    threads: int = setting(
+        whole,
+        "4",
+        "Number of threads of the service that answer requests; all but two of them may do slow work, such as hashing "
+        "passwords.",
+    )
     url: str = setting(
         url_or_empty,
         "",

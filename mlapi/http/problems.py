@@ -171,6 +171,10 @@ def _of_conflict(error: domain.Conflict, _request: Request) -> Problem:
     return Problem(409, str(error), members=error.extra)
 
 
+def _of_busy(error: domain.Busy, _request: Request) -> Problem:
+    return Problem(503, str(error), headers=(("Retry-After", "1"),))
+
+
 def _of_decoding(_error: UnicodeDecodeError, _request: Request) -> Problem:
     return Problem(400, "The URL is not UTF-8.")
 
@@ -236,6 +240,7 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     InvalidRequest: _of_invalid_request,
     domain.Gone: _of_not_found,
     domain.Conflict: _of_conflict,
+    domain.Busy: _of_busy,
     domain.TooLarge: _of_status(413),
     domain.StorageFull: _of_status(507),
     BadForm: _of_status(400),

@@ -10,6 +10,7 @@ from pyramid.request import Request as PyramidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
     from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mlapi.database import Database, Reader
     from mlapi.http.forms import FormFile
+    from mlapi.http.slow import SlowWork
     from mlapi.security import Identity, Passwords, Tokens
     from mlapi.settings import Settings
     from mlapi.storage import BlobStore
@@ -75,6 +77,14 @@ class Request(PyramidRequest):
         """The hasher of passwords."""
         passwords: Passwords = self.registry.passwords
         return passwords
+
+    def slow_work(self) -> AbstractContextManager[None]:
+        """A block of slow work, such as hashing a password; raises `Busy` if too many threads do slow work.
+
+        The transaction should be paused before, so that the block holds no lock.
+        """
+        slow_work: SlowWork = self.registry.slow_work
+        return slow_work.slot()
 
     @reify
     def db(self) -> Session:

@@ -1,10 +1,13 @@
 """The cost of a request is limited: parameters, stored JSON, the size of a page."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
-from tests.support import Client, another_app, claimed, is_problem, pipeline_of
+from mlapi.errors import Busy
+from mlapi.http.slow import SlowWork
+from tests.support import PASSWORD, Client, another_app, claimed, is_problem, pipeline_of
 
 LIMIT = 65536
 
@@ -99,3 +102,29 @@ def test_many_parameters_are_rejected(ada, nobody):
     for caller in (ada, nobody):
         answer = caller("GET", "files?" + "&".join("a" * 15_000))
         assert is_problem(answer, 400)["detail"] == "The query string must have at most 100 parameters."
+
+
+def test_slow_work_leaves_threads_for_other_requests(wsgi, ada, nobody, root):
+    said = {"name": "ada", "password": "x"}
+    slots = wsgi.registry.mlapi.threads - 2
+    with ExitStack() as busy:
+        for _ in range(slots - 1):
+            busy.enter_context(wsgi.registry.slow_work.slot())
+        is_problem(nobody("POST", "auth/token", said), 401)
+        with wsgi.registry.slow_work.slot():
+            for answer in (
+                nobody("POST", "auth/token", said),
+                root("POST", "users", {"name": "bob", "password": PASSWORD}),
+            ):
+                assert is_problem(answer, 503)["detail"] == "The server is busy. Retry later."
+                assert answer.headers["Retry-After"] == "1"
+            ada("GET", "files", status=200)
+        is_problem(nobody("POST", "auth/token", said), 401)
+
+
+def test_a_single_thread_may_do_slow_work():
+    slow_work = SlowWork(1)
+    with slow_work.slot(), pytest.raises(Busy), slow_work.slot():
+        pass
+    with slow_work.slot():
+        pass

@@ -13,7 +13,7 @@ from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
 
-from mlapi.errors import AttemptOver, Conflict, DomainError, FieldError, Gone, Invalid, StorageFull, TooLarge
+from mlapi.errors import AttemptOver, Busy, Conflict, DomainError, FieldError, Gone, Invalid, StorageFull, TooLarge
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
 from mlapi.http.problems import (
@@ -83,6 +83,7 @@ class TestProblemOf:
             (Gone(), 404, "Not found."),
             (sqlalchemy.exc.NoResultFound(), 404, "Not found."),
             (sqlalchemy.orm.exc.StaleDataError(), 404, "Not found."),
+            (Busy(), 503, "The server is busy. Retry later."),
             (TooLarge("Too large."), 413, "Too large."),
             (StorageFull("Full."), 507, "Full."),
             (BadForm("Broken."), 400, "Broken."),
