@@ -4,15 +4,18 @@ import random
 from collections import Counter
 
 import pytest
+import sqlalchemy as sa
 from webtest import TestApp
 
 from mlapi import check
+from mlapi.models import Job
+from mlapi.models.base import clock
 from tests.races import STAGES, Place, Races, Scene, at_once, cases, places
 from tests.support import Client, pipeline_of, services
 
 SEED = 20261121
-SAMPLE = 25
-"""Pairs of services in one run of the tests; `make faults` races all of them, in parts."""
+SAMPLE = {"DELETE": 15, "POST": 6, "PATCH": 3, "PUT": 1}
+"""The number of races in one run of the tests, by the method that interrupts; `make faults` runs all, in parts."""
 
 PARTS = 20
 FLAT = ("files", "pipelines", "runs", "jobs")
@@ -25,9 +28,11 @@ def races(root, app, wsgi):
 
 @pytest.fixture
 def violations(wsgi):
-    """The violations of invariants of the tables."""
+    """The violations of invariants of the tables; the leases are renewed, because the runners send no heartbeats."""
 
     def found():
+        with wsgi.registry.database.writing.begin() as session:
+            session.execute(sa.update(Job).where(Job.lease_until.is_not(None)).values(lease_until=clock(60)))
         with wsgi.registry.database.reading() as db:
             return [*check.of_tables(db), *check.of_database(db)]
 
@@ -50,9 +55,11 @@ def test_every_service_is_raced(wsgi, root, app):
 
 
 def test_a_sample_of_all_pairs_of_services_has_no_server_error(races, violations, wsgi):
-    wrong = []
-    for case in random.Random(SEED).sample(cases(wsgi), SAMPLE):
-        wrong += races.run(case)
+    chance, found, wrong = random.Random(SEED), cases(wsgi), []
+    for method, number in SAMPLE.items():
+        writing = [case for case in found if case.other.method == method and case.interrupted.method != "GET"]
+        for case in chance.sample(writing, number):
+            wrong += races.run(case)
     assert wrong == []
     assert violations() == []
 
