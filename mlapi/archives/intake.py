@@ -4,7 +4,7 @@ Every archive is unpacked by the same rules, its manifest is read, and it is pac
 SHA-256 identifies the content.
 """
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from mlapi import scratch as folders
 from mlapi.archives import manifests
 from mlapi.archives.canonical import pack, unpack
 from mlapi.archives.limits import BadArchive
@@ -73,11 +74,13 @@ class Intake:
     @contextmanager
     def _temporary_folder(self) -> Iterator[Path]:
         with detect_full():
-            folder = Path(tempfile.mkdtemp(prefix="module-", dir=self._scratch))
+            # Locked, so that a sweep can tell it from the folder of a process that was killed.
+            folder, lock = folders.create(os.fspath(self._scratch), folders.MODULE)
             try:
-                yield folder
+                yield Path(folder)
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                folders.remove_tree(folder)
+                os.close(lock)
 
 
 def _field_errors(error: manifests.BadManifest) -> Iterator[FieldError]:

@@ -1,29 +1,36 @@
-"""The REST client of a runner. Requests are repeated until they are answered, as long as the lease lasts."""
+"""The REST client of a runner. Requests are repeated until they are accepted, within the bounds of the attempt."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import json
-import time
+import socket
 from urllib.parse import urlsplit
 
-from mlapi.execution.errors import Damaged, NoResponse, Rejected
+from mlapi.execution.errors import Damaged, JobFailed, NoResponse, Refused, Rejected
+from mlapi.execution.lease import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
+    from mlapi.execution.bounds import Bounds
     from mlapi.execution.contract import Attempt, Report
-    from mlapi.execution.lease import Lease
 
 CHUNK = 256 * 1024
 TIMEOUT = 10.0
 """Seconds for one step of a request: to connect, to send a chunk, to wait for the response."""
 
 UPLOAD_TIMEOUT = 60.0
-"""The same for uploads: the server responds when a large file is safely on its disk."""
+"""The same for uploads and reports."""
+
+STORE_RATE = 2**20
+"""Bytes per second that the server stores at least: it responds when all of a large file is safely on its disk."""
+
+PAUSE = 5.0
+"""The longest pause in seconds between two repetitions of a request."""
 
 ENDED = frozenset({401, 403, 404, 409})
 """Statuses that mean that the attempt has ended, or belongs to another runner."""
@@ -34,7 +41,7 @@ JSON, BYTES = "application/json", "application/octet-stream"
 class Request:
     """One request to the attempt. A callable body is called again for every repetition."""
 
-    __slots__ = ("body", "content_type", "length", "method", "path", "timeout")
+    __slots__ = ("body", "content_type", "length", "method", "path", "patience", "timeout")
 
     def __init__(
         self,
@@ -48,6 +55,8 @@ class Request:
     ) -> None:
         self.method, self.path, self.body = method, path, body
         self.content_type, self.length, self.timeout = content_type, length, timeout
+        # For the response; otherwise a large body would be sent again and again to a server that is storing it.
+        self.patience = timeout + (length or 0) / STORE_RATE
 
 
 class Response:
@@ -84,8 +93,8 @@ class Response:
 class Download:
     """The file that a response body is written to, with its size and SHA-256."""
 
-    def __init__(self, out: BinaryIO, limit: int, on_chunk: Callable[[], None]) -> None:
-        self._out, self._limit, self._on_chunk = out, limit, on_chunk
+    def __init__(self, out: BinaryIO, limit: int, bounds: Bounds) -> None:
+        self._out, self._limit, self._bounds = out, limit, bounds
         self.restart()
 
     def restart(self) -> None:
@@ -101,37 +110,44 @@ class Download:
             raise Damaged
         self.digest.update(chunk)
         self._out.write(chunk)
-        self._on_chunk()
+        self._bounds.check()
 
 
 class Client:
     """One persistent connection, and the requests of the attempt contract over it. Threads must not share a client."""
 
-    def __init__(self, url: str, token: str, lease: Lease) -> None:
+    def __init__(self, url: str, token: str, bounds: Bounds) -> None:
         parts = urlsplit(url)
         https = parts.scheme == "https"
         connection = http.client.HTTPSConnection if https else http.client.HTTPConnection
         self._connection = connection(parts.hostname or "", parts.port, blocksize=CHUNK)
         self._path = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": f"{JSON}, */*"}
-        self._lease = lease
+        self._bounds = bounds
 
     def close(self) -> None:
         """Close the connection. The next request opens another."""
         self._connection.close()
+
+    def interrupt(self) -> None:
+        """Make a request that another thread is waiting for fail, without closing anything in this thread."""
+        connected = self._connection.sock
+        if connected is not None:
+            try:
+                # Not the method of an SSL socket, which would change the object that the other thread uses.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+            except OSError:
+                return
 
     def attempt(self) -> Attempt:
         """Return the attempt: what to run, and its limits."""
         attempt: Attempt = json.loads(self.call(Request("GET", "")).body)
         return attempt
 
-    def download(self, path: str, target: str, size: int, sha256: str, on_chunk: Callable[[], None]) -> None:
-        """Download `path` to a new file, or raise `Damaged` unless it has this size and SHA-256.
-
-        `on_chunk` is called after every chunk, to renew the lease during a long download.
-        """
+    def download(self, path: str, target: str, size: int, sha256: str) -> None:
+        """Download `path` to a new file, or raise `Damaged` unless it has this size and SHA-256."""
         with open(target, "xb", buffering=0) as out:
-            download = Download(out, size, on_chunk)
+            download = Download(out, size, self._bounds)
             self.call(Request("GET", path), download)
         if download.size != size or download.digest.hexdigest() != sha256:
             raise Damaged
@@ -139,9 +155,12 @@ class Client:
     def append_log(self, offset: int, data: bytes) -> int:
         """Append to the log at `offset`. Returns where the server's log ends, also if that is elsewhere."""
         response = self._repeat(Request("PUT", f"/log?offset={offset}", data, content_type=BYTES), None)
-        end = response.json().get("offset")
+        document = response.json()
+        end = document.get("offset")
         if response.status == 409 and isinstance(end, int):
             return end
+        if response.status == 409 and "limit" in document:
+            raise Rejected(response.message())
         self._check(response)
         return end if isinstance(end, int) else offset + len(data)
 
@@ -154,6 +173,7 @@ class Client:
             digest = hashlib.sha256()
             with open_file() as source:
                 while chunk := source.read(CHUNK):
+                    self._bounds.check()
                     digest.update(chunk)
                     yield chunk
 
@@ -163,14 +183,17 @@ class Client:
         return digest.hexdigest()
 
     def report(self, report: Report) -> None:
-        """Report the result of the attempt, which ends it."""
+        """Report the result of the attempt, which ends it. Raises `JobFailed` if the report is rejected."""
         body = json.dumps(report, allow_nan=False).encode()
-        self.call(Request("POST", "/report", body, timeout=UPLOAD_TIMEOUT))
+        try:
+            self.call(Request("POST", "/report", body, timeout=UPLOAD_TIMEOUT))
+        except Rejected as error:
+            raise JobFailed(f"The report was rejected: {error}") from error
 
     def call(self, request: Request, download: Download | None = None) -> Response:
-        """Repeat a request until it is answered, and return a successful response.
+        """Repeat a request until it is accepted, and return a successful response.
 
-        Raises `AttemptOver` when the attempt or the lease ends, and `Rejected` for any other status.
+        Raises `Rejected` for a status that no repetition changes, `Refused` after a time, and what ends the attempt.
         """
         response = self._repeat(request, download)
         self._check(response)
@@ -198,31 +221,36 @@ class Client:
     def _check(self, response: Response) -> None:
         """Raise the error that an unsuccessful response means."""
         if response.status in ENDED:
-            self._lease.end(response.message())
-            self._lease.check()
+            self._bounds.lease.end(response.message())
+            self._bounds.check()
         if not response.successful:
             raise Rejected(response.message())
 
     def _repeat(self, request: Request, download: Download | None) -> Response:
-        """Repeat a request until there is a response that is not a server error."""
-        pause = 0.05
+        """Repeat a request until there is a response that is no refusal, or raise `Refused`."""
+        pause, first, bounds = 0.05, None, self._bounds
         while True:
-            self._lease.check()
+            bounds.check()
             try:
                 response = self.call_once(request, download)
                 if response.status < 500 and response.status != 429:
+                    bounds.refusal = ""
                     return response
+                bounds.refusal = response.message()
             except NoResponse:
-                pass
-            time.sleep(min(pause, self._lease.remaining()))
-            pause = min(pause * 2, 2.0)
+                bounds.refusal = bounds.refusal or "There was no response."
+            first = first or now()
+            if now() - first >= bounds.patience:
+                raise Refused(bounds.refusal)
+            bounds.sleep(pause)
+            pause = min(pause * 2, PAUSE)
 
     def _send(self, request: Request, headers: dict[str, str]) -> http.client.HTTPResponse:
         """Send a request and return the start of its response."""
         connection = self._connection
-        connection.timeout = request.timeout
+        connection.timeout = self._limited(request.timeout)
         if connection.sock is not None:
-            connection.sock.settimeout(request.timeout)
+            connection.sock.settimeout(connection.timeout)
         try:
             try:
                 body = request.body() if callable(request.body) else request.body or None
@@ -231,6 +259,8 @@ class Client:
                 # A server that rejects a body may respond and close the connection before it has read all of it.
                 if connection.sock is None:
                     raise
+            if connection.sock is not None:
+                connection.sock.settimeout(self._limited(request.patience))
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self.close()
@@ -238,6 +268,10 @@ class Client:
         except BaseException:
             self.close()
             raise
+
+    def _limited(self, timeout: float) -> float:
+        """Return a timeout that does not outlast the attempt."""
+        return max(0.5, min(timeout, self._bounds.remaining()))
 
     def _read(self, response: http.client.HTTPResponse, size: int | None) -> bytes:
         """Read a chunk of a response body, or the rest of it."""

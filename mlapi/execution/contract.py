@@ -3,7 +3,7 @@
 For type checking only: the runner does not import this module, because `typing` would slow down its start.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Ticket(TypedDict):
@@ -34,12 +34,20 @@ class Input(TypedDict):
 
 
 class Attempt(TypedDict):
-    """An attempt at a job. `lease`, `heartbeat` and `timeout` are in seconds, `log_limit` is in bytes."""
+    """An attempt at a job. `lease`, `heartbeat`, `timeout` and `delivery_timeout` are in seconds, limits in bytes.
+
+    A service of an older version has not all limits.
+    """
 
     lease: float
     heartbeat: float
     timeout: float
+    delivery_timeout: NotRequired[float]
     log_limit: int
+    log_piece_limit: NotRequired[int]
+    report_limit: NotRequired[int]
+    metrics_limit: NotRequired[int]
+    tags_limit: NotRequired[int]
     function: str
     arguments: dict[str, object]
     command: list[str]
@@ -58,9 +66,10 @@ class Output(TypedDict):
 
 
 class Report(TypedDict, total=False):
-    """The result of an attempt. Only a finished attempt has `outputs`."""
+    """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`."""
 
     status: str
     reason: str | None
+    fault: str | None
     metrics: dict[str, object]
     outputs: list[Output]

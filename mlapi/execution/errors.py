@@ -1,5 +1,13 @@
 """The exceptions of the runner."""
 
+from __future__ import annotations
+
+WORKER = "worker"
+"""The fault of an attempt that its machine cannot run, as with a full disk."""
+
+SERVICE = "service"
+"""The fault of an attempt whose requests the service refuses."""
+
 
 class AttemptOver(Exception):
     """The attempt has ended or belongs to another runner: nothing more may be sent for it."""
@@ -7,6 +15,10 @@ class AttemptOver(Exception):
 
 class Rejected(Exception):
     """A request that the server will never accept. The message is the server's reason."""
+
+
+class Refused(Exception):
+    """A request that the server could accept later, but has not for too long. The message is the server's reason."""
 
 
 class Damaged(Exception):
@@ -23,3 +35,11 @@ class JobFailed(Exception):
 
 class JobCancelled(Exception):
     """The job ends as CANCELLED."""
+
+
+class JobReturned(Exception):
+    """The job is handed back, to be queued again. `fault` is the cause, or None if the runner was told to stop."""
+
+    def __init__(self, reason: str, fault: str | None = None) -> None:
+        super().__init__(reason)
+        self.fault = fault

@@ -10,25 +10,25 @@ from mlapi.file_names import plain_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from mlapi.execution.bounds import Bounds
     from mlapi.execution.client import Client
     from mlapi.execution.contract import Attempt, Input, Module
-    from mlapi.execution.heartbeat import Heartbeat
     from mlapi.execution.workspace import Workspace
 
 MANIFEST = "input.json"
 
 
-def fetch(client: Client, heartbeat: Heartbeat, attempt: Attempt, workspace: Workspace) -> None:
-    """Download everything an attempt needs. Heartbeats are sent in between."""
-    _fetch_module(client, heartbeat, attempt["module"], workspace)
-    heartbeat.renew_and_check()
+def fetch(client: Client, bounds: Bounds, attempt: Attempt, workspace: Workspace) -> None:
+    """Download everything an attempt needs. The bounds are checked, and heartbeats sent, after every chunk."""
+    _fetch_module(client, attempt["module"], workspace)
+    bounds.check()
     for file in attempt["inputs"]:
-        _fetch_input(client, heartbeat, file, workspace)
+        _fetch_input(client, file, workspace)
     _write_manifest(attempt, workspace)
-    heartbeat.renew_and_check()
+    bounds.check()
 
 
-def _fetch_module(client: Client, heartbeat: Heartbeat, module: Module, workspace: Workspace) -> None:
+def _fetch_module(client: Client, module: Module, workspace: Workspace) -> None:
     """Download and unpack the archive of the module."""
     # Imported here because they are slow. A runner that waits for its ticket has imported them already.
     from pathlib import Path
@@ -38,7 +38,7 @@ def _fetch_module(client: Client, heartbeat: Heartbeat, module: Module, workspac
 
     archive = os.path.join(workspace.path, "module.tar")
     try:
-        client.download("/module", archive, module["size"], module["version"], heartbeat.renew_and_check)
+        client.download("/module", archive, module["size"], module["version"])
         with open(archive, "rb") as source:
             unpack(source, Path(workspace.module))
     except Damaged as error:
@@ -48,7 +48,7 @@ def _fetch_module(client: Client, heartbeat: Heartbeat, module: Module, workspac
     os.unlink(archive)
 
 
-def _fetch_input(client: Client, heartbeat: Heartbeat, file: Input, workspace: Workspace) -> None:
+def _fetch_input(client: Client, file: Input, workspace: Workspace) -> None:
     """Download an input file."""
     name = file["name"]
     try:
@@ -56,7 +56,7 @@ def _fetch_input(client: Client, heartbeat: Heartbeat, file: Input, workspace: W
     except ValueError as error:
         raise JobFailed(f"Invalid input name {name!r}. {error}") from error
     try:
-        client.download(f"/inputs/{file['number']}", target, file["size"], file["sha256"], heartbeat.renew_and_check)
+        client.download(f"/inputs/{file['number']}", target, file["size"], file["sha256"])
     except Damaged as error:
         raise JobFailed(f"Input {name!r} was damaged in transfer.") from error
 

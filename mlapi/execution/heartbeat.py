@@ -5,37 +5,42 @@ from __future__ import annotations
 import threading
 
 from mlapi.execution.client import ENDED, TIMEOUT, Client, Request, Response
-from mlapi.execution.errors import JobCancelled, NoResponse
-from mlapi.execution.lease import Lease, now
+from mlapi.execution.errors import NoResponse
+from mlapi.execution.lease import now
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlapi.execution.bounds import Bounds
 
 RETRY = 0.5
 """Seconds until a failed heartbeat is repeated."""
 
 
 class Heartbeat:
-    """Heartbeats at a fixed interval. While a function runs, a background thread sends them."""
+    """Heartbeats at a fixed interval.
 
-    def __init__(self, client: Client, lease: Lease, interval: float) -> None:
-        self._client, self._lease, self._interval = client, lease, interval
-        self._due = 0.0
+    They are sent whenever the bounds of the attempt are checked, and by a thread after `start`.
+    """
+
+    def __init__(self, client: Client, bounds: Bounds) -> None:
+        self._client, self._bounds, self._lease = client, bounds, bounds.lease
+        self._interval, self._due = RETRY, 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def send_first(self, client: Client) -> None:
-        """Send the first heartbeat until it is answered, which confirms that the attempt belongs to this runner."""
-        sent = now()
+    def send_first(self, client: Client, interval: float) -> None:
+        """Send the first heartbeat until it is answered, which confirms that the attempt belongs to this runner.
+
+        The others follow at an interval of these seconds.
+        """
+        sent, self._interval = now(), interval
         self._receive(client.call(Request("POST", "/heartbeat", b"{}")), sent)
 
-    def renew_and_check(self) -> None:
-        """Renew the lease if it is time, and raise `AttemptOver` or `JobCancelled` if the attempt must end."""
-        if now() >= self._due:
-            self._send()
-        self._lease.check()
-        if self._lease.cancelled:
-            raise JobCancelled
+        self._bounds.renew = self._send_if_due
 
     def start(self) -> None:
         """Send heartbeats in the background from now on."""
+        self._bounds.renew = None
         self._thread.start()
 
     def stop(self) -> None:
@@ -46,6 +51,10 @@ class Heartbeat:
         while not self._lease.over and not self._stop.wait(max(0.0, self._due - now())):
             self._send()
         self._client.close()
+
+    def _send_if_due(self) -> None:
+        if now() >= self._due:
+            self._send()
 
     def _send(self) -> None:
         sent = now()
@@ -63,7 +72,7 @@ class Heartbeat:
             self._lease.renew(sent)
             self._due = sent + self._interval
             if response.json().get("cancel") is True:
-                self._lease.cancelled = True
+                self._bounds.cancelled = True
         elif response.status in ENDED:
             self._lease.end(response.message())
         else:

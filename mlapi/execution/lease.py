@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-from mlapi.execution.errors import AttemptOver
-
 FIRST_LEASE = 60.0
 """Seconds to reach the server before the length of the lease is known."""
 
@@ -21,7 +19,6 @@ class Lease:
     """The lease on the attempt. Every heartbeat that is answered renews it."""
 
     def __init__(self) -> None:
-        self.cancelled = False
         self.ended: str | None = None
         self._length = FIRST_LEASE
         self._until = now() + FIRST_LEASE
@@ -35,7 +32,7 @@ class Lease:
         self._until = sent + self._length
 
     def end(self, reason: str) -> None:
-        """End the lease. This takes no lock, so that a signal handler may call it."""
+        """End the lease, unless it has ended already."""
         if self.ended is None:
             self.ended = reason
 
@@ -49,8 +46,3 @@ class Lease:
         if self.remaining() <= 0:
             self.end("No heartbeat was answered in time.")
         return self.ended is not None
-
-    def check(self) -> None:
-        """Raise `AttemptOver` if the lease is over."""
-        if self.over:
-            raise AttemptOver(self.ended)

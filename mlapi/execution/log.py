@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from mlapi.execution.errors import AttemptOver, Rejected
+from mlapi.execution.errors import AttemptOver, JobCancelled, JobFailed, JobReturned, Refused, Rejected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,17 +15,19 @@ INTERVAL = 0.2
 """Seconds between two uploads of the log."""
 
 CHUNK = 256 * 1024
-"""The maximum size of an upload in bytes."""
+"""The maximum size of an upload in bytes, unless the service has a lower limit."""
 
 
 class Log:
     """A buffer of the log, which a background thread uploads.
 
-    Bytes over the limit are dropped. The last line, which is within the limit, gives their number.
+    Bytes over the limit are dropped. The last line, which is within the limit, gives their number. `piece` is the
+    maximum size of an upload. `problem` is the reason why a part of the log is not at the server, or None.
     """
 
-    def __init__(self, client: Client, limit: int) -> None:
-        self._client, self._limit = client, limit
+    def __init__(self, client: Client, limit: int, piece: int) -> None:
+        self._client, self._limit, self._piece = client, limit, min(CHUNK, piece)
+        self.problem: Refused | Rejected | None = None
         self._pending = bytearray()
         self._written = self._sent = self._offset = 0
         self._closing = False
@@ -43,11 +46,11 @@ class Log:
             self._changed.notify()
 
     def close(self) -> None:
-        """Wait until the log is uploaded, or cannot be."""
+        """Wait until the log is uploaded, or cannot be, which is then the `problem`."""
         with self._changed:
-            self._closing = True
-            if self._written > self._limit:
+            if self._written > self._limit and not self._closing:
                 self._append_notice()
+            self._closing = True
             self._changed.notify()
         self._thread.join()
 
@@ -64,10 +67,22 @@ class Log:
     def _run(self) -> None:
         try:
             while data := self._next():
-                self._upload(data)
-        except (AttemptOver, Rejected):
-            # The attempt has ended, as the lease shows, or the server accepts no more of the log.
+                self._try(data)
+        except (Rejected, Refused) as error:
+            self.problem = error
+        except (AttemptOver, JobCancelled, JobFailed, JobReturned):
+            # The attempt ends, as its bounds show the other threads.
             return
+
+    def _try(self, data: bytes) -> None:
+        """Upload data, or raise what prevents it. Until the log is closed, that may pass."""
+        try:
+            self._upload(data)
+        except (Refused, JobCancelled, JobFailed, JobReturned):
+            # A function that is being stopped may still write, and its log is uploaded before the report.
+            if self._closing:
+                raise
+            time.sleep(INTERVAL)
 
     def _next(self) -> bytes:
         """Wait for data and return it, or no data at the end of the log."""
@@ -77,7 +92,7 @@ class Log:
             if not self._closing and self._sent:
                 self._changed.wait_for(lambda: self._closing, INTERVAL)
             self._changed.wait_for(lambda: self._closing or (self._pending and self._sent < sendable))
-            size = CHUNK if self._closing else min(CHUNK, sendable - self._sent)
+            size = self._piece if self._closing else min(self._piece, sendable - self._sent)
             return bytes(self._pending[:size])
 
     def _upload(self, data: bytes) -> None:

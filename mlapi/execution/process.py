@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -21,6 +22,9 @@ CHUNK = 65536
 """Bytes per read from the pipe: the capacity of a pipe on Linux."""
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+
+EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors of starting a process that are faults of the machine, not of the command."""
 
 _LIBC = ctypes.CDLL(None)
 
@@ -51,7 +55,7 @@ class Child:
     """A command in its own session, which inherits nothing but a pipe for its output.
 
     It must be started before any other thread, because it forks, and from a thread that outlives it: on Linux it is
-    killed when that thread ends.
+    killed when that thread ends. Raises `CannotStart`, or `OSError` if the machine has no room for another process.
     """
 
     def __init__(self, command: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
@@ -70,6 +74,8 @@ class Child:
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             os.close(self.output)
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                raise
             reason = getattr(error, "strerror", None) or str(error)
             raise CannotStart(f"The command {command[0]!r} cannot be started: {reason}.") from error
         finally:

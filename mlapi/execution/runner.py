@@ -14,20 +14,23 @@ import json
 import signal
 import sys
 
+from mlapi.execution.bounds import Bounds, Watchdog
 from mlapi.execution.client import Client
-from mlapi.execution.deliver import collect, unsuccessful, upload
-from mlapi.execution.errors import AttemptOver, JobCancelled, JobFailed, Rejected
+from mlapi.execution.conclusion import conclusion, machine_fault, unsuccessful
+from mlapi.execution.deliver import collect, upload
+from mlapi.execution.errors import SERVICE, AttemptOver, JobCancelled, JobFailed, JobReturned, Refused, Rejected
 from mlapi.execution.fetch import fetch
 from mlapi.execution.heartbeat import Heartbeat
 from mlapi.execution.lease import Lease
-from mlapi.execution.log import Log
-from mlapi.execution.process import guard_self
+from mlapi.execution.log import CHUNK, Log
+from mlapi.execution.process import guard_self, kill_strays
 from mlapi.execution.watch import start, watch
 from mlapi.execution.workspace import Workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mlapi.execution.contract import Attempt, Report, Ticket
+    from mlapi.execution.outputs import Outputs
 
 EXIT_REPORTED = 0
 """The result of the attempt was reported, whatever it was; or no ticket came."""
@@ -39,84 +42,146 @@ EXIT_BAD_TICKET = 2
 """The line on stdin is not a ticket."""
 
 EXIT_ABANDONED = 3
-"""The attempt was over, or the runner was stopped: nothing was reported, and nothing is left running."""
+"""The attempt was over: nothing was reported, and nothing is left running."""
+
+EXIT_UNREPORTED = 4
+"""The service did not take the report in time: nothing is left running."""
+
+LAST_WORDS = 10.0
+"""Seconds for the report of an attempt that had to end."""
+
+FETCH = "The module and the inputs were not downloaded within {} s."
+DELIVERY = "The results were not delivered within {} s."
 
 
 class Run:
-    """The run of one attempt."""
+    """The run of one attempt. `bounds` may be stopped at any time."""
 
-    def __init__(self, client: Client, lease: Lease, heartbeat: Heartbeat) -> None:
-        self._client, self._lease, self._heartbeat = client, lease, heartbeat
+    def __init__(self, ticket: Ticket, bounds: Bounds) -> None:
+        self._ticket, self._bounds = ticket, bounds
+        self._client = self._connect(bounds)
+        self._watchdog = Watchdog(bounds, self._client)
+        # With bounds of their own, because only the lease ends heartbeats.
+        self._heartbeat = Heartbeat(self._connect(Bounds(bounds.lease)), bounds)
+        self._log: Log | None = None
 
-    def report(self, attempt: Attempt, workspace: Workspace, python: str) -> Report:
-        """Run the attempt and return the report of its result."""
+    def run(self) -> int:
+        """Run the attempt, report its end, and return the exit status of the runner. Raises `AttemptOver`."""
         try:
-            return self._phases(attempt, workspace, python)
+            self._complete()
+        except AttemptOver:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever ends an attempt, in whatever phase, is reported here
+            return self._conclude(error)
+        finally:
+            self._watchdog.stop()
+            self._heartbeat.stop()
+        return EXIT_REPORTED
+
+    def _connect(self, bounds: Bounds) -> Client:
+        return Client(self._ticket["attempt"], self._ticket["token"], bounds)
+
+    def _complete(self) -> None:
+        """Run the attempt to its end and report the result, or raise what ends it before."""
+        bounds, client = self._bounds, self._client
+        attempt = client.attempt()
+        bounds.lease.set_length(attempt["lease"])
+        bounds.patience = attempt.get("delivery_timeout", bounds.patience)
+        self._heartbeat.send_first(client, attempt["heartbeat"])
+        number = self._ticket["attempt"].rpartition("/")[2]
+        with Workspace(self._ticket["scratch"], number if number.isalnum() else "0") as workspace:
+            outputs, failure = self._result(attempt, workspace)
+            bounds.begin_transfer(DELIVERY, attempt["timeout"])
+            report = self._deliver(attempt, outputs, failure)
+            try:
+                client.report(report)
+            except Refused as error:
+                raise JobReturned(f"The report was refused for {bounds.patience:g} s: {error}", SERVICE) from error
+
+    def _result(self, attempt: Attempt, workspace: Workspace) -> tuple[Outputs | None, JobFailed | None]:
+        """Download what the function needs and execute it. Returns its outputs, or why it failed."""
+        try:
+            self._bounds.begin_transfer(FETCH, attempt["timeout"])
+            fetch(self._client, self._bounds, attempt, workspace)
+            return collect(attempt, workspace, self._execute(attempt, workspace)), None
         except JobFailed as error:
-            return unsuccessful("FAILED", str(error))
-        except JobCancelled:
-            return unsuccessful("CANCELLED", "Cancelled while it ran.")
+            return None, error
 
-    def _phases(self, attempt: Attempt, workspace: Workspace, python: str) -> Report:
-        fetch(self._client, self._heartbeat, attempt, workspace)
-        log = Log(self._client, attempt["log_limit"])
+    def _execute(self, attempt: Attempt, workspace: Workspace) -> Log:
+        """Execute the function, or raise what ends it."""
+        timeout = attempt["timeout"]
+        self._bounds.begin(f"The function was stopped after its time limit of {timeout:g} s.", timeout)
         # Before the threads start: a fork is only safe in a process with one thread.
-        child = start(attempt["command"], python, workspace)
+        child = start(attempt["command"], self._ticket["python"], workspace)
         try:
-            self._heartbeat.start()
-            log.start()
-            failure = watch(child, log, self._lease, attempt["timeout"])
+            workspace.record(child)
+            log = self._start_threads(attempt)
+            failure = watch(child, log, self._bounds)
         finally:
             child.close()
-        self._lease.check()
-        try:
-            if failure:
-                raise failure
-            outputs = collect(attempt, workspace, log)
-        finally:
-            log.close()
-        return upload(self._client, self._lease, attempt, outputs)
+            kill_strays()
+        if failure is not None:
+            raise failure
+        return log
 
+    def _start_threads(self, attempt: Attempt) -> Log:
+        """Start the threads that send heartbeats and the log, and that interrupt the others."""
+        self._heartbeat.start()
+        self._watchdog.start()
+        log = Log(self._client, attempt["log_limit"], attempt.get("log_piece_limit", CHUNK))
+        log.start()
+        self._log = log
+        return log
 
-def run_attempt(ticket: Ticket, lease: Lease) -> None:
-    """Run the attempt of a ticket and report its result."""
-    client = Client(ticket["attempt"], ticket["token"], lease)
-    attempt = client.attempt()
-    lease.set_length(attempt["lease"])
-    heartbeat = Heartbeat(Client(ticket["attempt"], ticket["token"], lease), lease, attempt["heartbeat"])
-    heartbeat.send_first(client)
-    with Workspace(ticket["scratch"]) as workspace:
-        report = Run(client, lease, heartbeat).report(attempt, workspace, ticket["python"])
+    def _deliver(self, attempt: Attempt, outputs: Outputs | None, failure: JobFailed | None) -> Report:
+        """Upload the rest of the log and the outputs, and return the report."""
+        problem = self._close_log()
+        if isinstance(problem, Refused):
+            raise JobReturned(f"The log was refused for {self._bounds.patience:g} s: {problem}", SERVICE)
         try:
-            client.report(report)
-        except Rejected as error:
-            client.report(unsuccessful("FAILED", f"The report was rejected: {error}"))
-        heartbeat.stop()
+            if outputs is None:
+                raise failure or JobFailed("There is no result.")
+            report = upload(self._client, attempt, outputs, self._bounds.patience)
+        except JobFailed as error:
+            report = unsuccessful("FAILED", str(error))
+        if problem is not None:
+            report["reason"] = f"{report['reason'] or ''} The log is incomplete: {problem}".strip()
+        return report
+
+    def _close_log(self) -> Refused | Rejected | None:
+        """Upload the rest of the log. Returns why it is not complete, or None."""
+        if self._log is None:
+            return None
+        self._log.close()
+        return self._log.problem
+
+    def _conclude(self, error: Exception) -> int:
+        """Report what ended the attempt before it had a result, over a connection that no thread uses."""
+        bounds = self._bounds
+        bounds.conclude(LAST_WORDS)
+        self._close_log()
+        bounds.conclude(LAST_WORDS)
+        client = self._connect(bounds)
+        try:
+            try:
+                client.report(conclusion(error))
+            except JobFailed as rejected:
+                client.report(conclusion(rejected))
+        except (Refused, JobFailed):
+            return EXIT_UNREPORTED
+        expected = isinstance(error, (JobFailed, JobCancelled, JobReturned, Refused)) or machine_fault(error)
+        return EXIT_REPORTED if expected else EXIT_FAILED
 
 
 def run(ticket: Ticket) -> int:
     """Run the attempt of a ticket and return the exit status of the runner."""
-    lease = Lease()
-    signal.signal(signal.SIGTERM, lambda *_: lease.end("The runner was stopped."))
+    bounds = Bounds(Lease())
+    signal.signal(signal.SIGTERM, lambda *_: bounds.stop())
     try:
-        run_attempt(ticket, lease)
+        return Run(ticket, bounds).run()
     except AttemptOver as error:
         sys.stderr.write(f"Attempt {ticket['attempt']} abandoned: {error}\n")
         return EXIT_ABANDONED
-    except Exception as error:  # noqa: BLE001 - every failure must be reported
-        return _report_error(ticket, lease, error)
-    return EXIT_REPORTED
-
-
-def _report_error(ticket: Ticket, lease: Lease, error: Exception) -> int:
-    """Report that the runner itself failed, over a new connection that no thread uses."""
-    message = getattr(error, "strerror", None) or str(error)
-    report = unsuccessful("FAILED", f"The runner failed: {type(error).__name__}: {message}")
-    try:
-        Client(ticket["attempt"], ticket["token"], lease).report(report)
-    except (AttemptOver, Rejected):
-        return EXIT_ABANDONED
-    return EXIT_FAILED
 
 
 def _parse_ticket(line: bytes) -> Ticket | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import signal
 import time
 
-from mlapi.execution.errors import JobCancelled, JobFailed
+from mlapi.execution.errors import WORKER, AttemptOver, JobFailed, JobReturned
 from mlapi.execution.process import CannotStart, Child, kill_strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mlapi.execution.lease import Lease
+    from mlapi.execution.bounds import Bounds
     from mlapi.execution.log import Log
     from mlapi.execution.workspace import Workspace
 
 INTERVAL = 0.2
-"""Seconds between two checks of the time limit and of cancellation."""
+"""Seconds between two checks of the bounds."""
+
+STOP_TIME = 1.0
+"""Seconds between the ends of a function and of its runner, if a service manager stops all processes together."""
 
 DRAIN_TIME = 0.5
 """Seconds to read the rest of the log after every process of the function should be dead."""
@@ -25,28 +29,36 @@ DRAIN_TIME = 0.5
 def start(command: list[str], python: str, workspace: Workspace) -> Child:
     """Start the command of a module. The program "python" stands for `python`."""
     program, *arguments = command
-    program = python if program in ("python", "python3") else program
+    interpreted = program in ("python", "python3")
     try:
-        return Child([program, *arguments], workspace.module, workspace.environment(python))
+        return Child([python if interpreted else program, *arguments], workspace.module, workspace.environment(python))
     except CannotStart as error:
+        if interpreted and not os.access(python, os.X_OK):
+            raise JobReturned(f"The machine has no Python interpreter {python!r}.", WORKER) from error
         raise JobFailed(str(error)) from error
 
 
-def watch(child: Child, log: Log, lease: Lease, timeout: float) -> JobFailed | JobCancelled | None:
-    """Wait until the function has ended, with every process it started. Returns why the job does not succeed."""
-    stopped = _wait(child, log, lease, timeout)
+def watch(child: Child, log: Log, bounds: Bounds) -> JobFailed | None:
+    """Wait until the function has ended, with every process it started. Returns how it failed, or None.
+
+    Raises what ended the attempt otherwise.
+    """
+    end = _wait(child, log, bounds)
     status = child.reap()
     kill_strays()
     _drain(child, log)
-    if stopped is None and lease.cancelled:
-        return JobCancelled()
-    return stopped or _failure(status)
+    if end is None and status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        end = _stopped_together(bounds)
+    if end is None and isinstance(later := bounds.end(), Exception) and not isinstance(later, JobFailed):
+        end = later
+    if end is None or isinstance(end, JobFailed):
+        return end or _failure(status)
+    raise end
 
 
-def _wait(child: Child, log: Log, lease: Lease, timeout: float) -> JobFailed | JobCancelled | None:
+def _wait(child: Child, log: Log, bounds: Bounds) -> Exception | None:
     """Read the log until the child exits. Returns why it was stopped, if it was."""
-    deadline = time.monotonic() + timeout
-    stopped: JobFailed | JobCancelled | None = None
+    end: Exception | None = None
     with selectors.DefaultSelector() as selector:
         for descriptor in (child.output, child.pidfd):
             if descriptor is not None:
@@ -55,16 +67,22 @@ def _wait(child: Child, log: Log, lease: Lease, timeout: float) -> JobFailed | J
             ready = [key.fd for key, _ in selector.select(INTERVAL)]
             if child.output in ready and _copy(child, log) == b"":
                 selector.unregister(child.output)
-            if lease.over:
-                child.kill_group()
-                continue
-            if stopped is None and lease.cancelled:
-                stopped = JobCancelled()
-            elif stopped is None and time.monotonic() >= deadline:
-                stopped = JobFailed(f"The function was stopped after its time limit of {timeout:g} s.")
-            if stopped:
-                child.terminate_group()
-    return stopped
+            end = end or bounds.end()
+            if end is not None:
+                # Another runner may already have the job, once the lease is over.
+                if isinstance(end, AttemptOver) or bounds.lease.over:
+                    child.kill_group()
+                else:
+                    child.terminate_group()
+    return end
+
+
+def _stopped_together(bounds: Bounds) -> Exception | None:
+    """Wait for the runner to be stopped as well, as service managers stop all processes of a service at once."""
+    until = time.monotonic() + STOP_TIME
+    while (end := bounds.end()) is None and time.monotonic() < until:
+        time.sleep(INTERVAL / 4)
+    return end
 
 
 def _copy(child: Child, log: Log) -> bytes | None:

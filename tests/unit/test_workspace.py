@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from mlapi.execution.workspace import Workspace, remove_tree
+from mlapi.execution.workspace import Workspace
+from mlapi.scratch import remove_tree
 
 
 def test_a_workspace_is_private_and_leaves_nothing(tmp_path):
