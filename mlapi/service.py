@@ -134,7 +134,9 @@ def json_of(request: Request) -> object:
     """The JSON body of a request. Raises 400, 413 and 415."""
     if request.content_type != "application/json":
         raise HTTPUnsupportedMediaType("Unsupported media type: expected application/json.")
-    body = read_whole(request.body_file_raw, request.content_length, request.settings.body_limit)
+    body = read_whole(
+        request.body_file_raw, request.content_length, getattr(request.settings, request.context.body_limit)
+    )
     try:
         return strict_json.loads(body)
     except strict_json.NotJson as error:

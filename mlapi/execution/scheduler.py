@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import OperationalError
 
 from mlapi.database import Database
+from mlapi.execution import leftovers
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.models import Attempt, attempts, jobs
 from mlapi.models.blobs import referenced
@@ -21,11 +22,14 @@ log = logging.getLogger(__name__)
 LATE = 1.0
 """Seconds between two checks for expired leases."""
 
-SWEEP = 3600.0
-"""Seconds between two sweeps of the store."""
+FIRST_SWEEP, SWEEP = 10.0, 3600.0
+"""Seconds until the first sweep of the store and the scratch folder, and between two sweeps."""
+
+PHASES = 3
+"""The number of phases of an attempt, each of which ends at the time limit of the job."""
 
 TOKEN_MARGIN = 3600.0
-"""Seconds by which the token of an attempt outlives the time limit of its job, for the transfer of files."""
+"""Seconds by which the token of an attempt outlives its phases."""
 
 RECOVERY = 1.0
 """Seconds to wait after an error of the database."""
@@ -105,7 +109,7 @@ class Scheduler:
         return bool(claims)
 
     def _ticket(self, claim: attempts.Claim) -> Ticket:
-        lifetime = (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
+        lifetime = PHASES * (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
         token = self._tokens.make(claim.attempt_id, Use.JOB, lifetime)
         return Ticket(claim.attempt_id, self._attempt_url(claim.attempt_id), token)
 
@@ -120,12 +124,15 @@ class Scheduler:
                 log.warning("Job %d: attempt %d is lost. %s", attempt.job_id, attempt.number, reason)
 
     def _sweep_periodically(self) -> None:
-        while not self.stopping.wait(SWEEP):
+        pause = FIRST_SWEEP
+        while not self.stopping.wait(pause):
+            pause = SWEEP
             try:
+                leftovers.sweep(self._settings.scratch_dir)
                 swept = self._store.sweep(
                     lambda digests: referenced(self._database, digests), self._settings.sweep_grace
                 )
             except (OperationalError, OSError):
-                log.warning("The sweep of the store failed.", exc_info=True)
+                log.warning("The sweep failed.", exc_info=True)
             else:
                 log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)

@@ -43,7 +43,8 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
                 f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
             )
     settings = app.registry.mlapi
-    limits = LIMITS | {"max_request_body_size": str(settings.upload_limit + settings.body_limit)}
+    largest = max(settings.upload_limit, settings.report_limit, settings.log_piece_limit) + settings.body_limit
+    limits = LIMITS | {"max_request_body_size": str(largest)}
     family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
     signal.signal(signal.SIGTERM, _exit)
     with family:

@@ -3,19 +3,20 @@
 Every write of a runner is fenced by its attempt: a runner that has lost its lease cannot change anything.
 """
 
-import fnmatch
-from collections.abc import Container, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import AttemptOver, Conflict, FieldErrors
+from mlapi.errors import AttemptOver, Conflict
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
-from mlapi.models.files import File, Kind
-from mlapi.models.jobs import Job, JobInput, Status, advance, lock_run, move
+from mlapi.models.jobs import Job, Status, advance, lock_run, move
 from mlapi.models.modules import Function
+from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
 from mlapi.models.workers import Worker, count_fault, recover
 
 LOST = "LOST"
@@ -26,6 +27,9 @@ RETURNED = "RETURNED"
 
 WORKER = "worker"
 """The fault of an attempt that ended by a fault of its machine, such as a full disk."""
+
+SERVICE = "service"
+"""The fault of an attempt whose runner could not deliver its results, because the service refused them for too long."""
 
 WORKER_GRACE = 5.0
 """Seconds that a living scheduler has to kill its runner before others queue the job again."""
@@ -79,17 +83,6 @@ class LogPiece(Base):
     content: Mapped[bytes]
 
 
-class Upload(Base):
-    """A blob that an attempt has uploaded; the report turns it into a file."""
-
-    __tablename__ = "uploads"
-    __table_args__ = (sa.Index(None, "sha256"),)
-
-    attempt_id: Mapped[int] = mapped_column(sa.ForeignKey("attempts.id"), primary_key=True)
-    sha256: Mapped[str] = mapped_column(primary_key=True)
-    size: Mapped[int]
-
-
 class Claim(NamedTuple):
     """A job claimed by a worker, and the attempt that was created for it."""
 
@@ -105,17 +98,6 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Output:
-    """An output file in the report of a runner; `input` is the number of the input that it replaces."""
-
-    name: str
-    sha256: str
-    tags: JsonObject
-    origin: str
-    input: int | None = None
-
-
-@dataclass(frozen=True)
 class Report:
     """The result of an attempt."""
 
@@ -123,6 +105,11 @@ class Report:
     reason: str | None = None
     metrics: JsonObject = field(default_factory=dict)
     outputs: Sequence[Output] = ()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the report, by which its repetition is recognized."""
+        return _digest(str(self.status), self.reason, self.metrics, [vars(output) for output in self.outputs])
 
 
 def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = False) -> list[Claim]:
@@ -238,79 +225,61 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
     """End an attempt and its job, record outputs and metrics, and queue or cancel the dependent jobs.
 
     Returns the final status of the job: FAILED instead of FINISHED if the manifest requires an output that is
-    missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
-    `Invalid` for an output that was not uploaded and for an unknown input.
+    missing. Everything happens in one transaction and only once: the same report again has the same result and no
+    effect, another one raises `AttemptOver`. Raises `Invalid` for an output that was not uploaded and for an unknown
+    input.
     """
     job = db.get(Job, fence.job_id)
     if job is None:
         raise AttemptOver()
     lock_run(db, job.run_id)
-    hold(db, fence)
+    if repeated := _hold_or_repeat(db, fence, report.digest):
+        return Status(repeated)
     status, reason, metrics = report.status, report.reason, report.metrics
     if status == Status.FINISHED:
-        missing = _missing_output(db.get_one(Function, job.function_id), report.outputs)
+        missing = missing_output(db.get_one(Function, job.function_id), report.outputs)
         if missing is None:
-            _create_outputs(db, job, fence, report.outputs)
+            create_outputs(db, job, fence.id, report.outputs)
         else:
             status, reason = Status.FAILED, missing
     if status != Status.FINISHED:
         metrics = {}
     moved = move(db, status, held(fence), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
-    worker = _end_attempt(db, fence, status, reason)
+    worker = _end_attempt(db, fence, status, reason, digest=report.digest)
     if status != Status.CANCELLED:
         recover(db, worker)
     advance(db, job.run_id)
     return status
 
 
-def _create_outputs(db: Session, job: Job, fence: Fence, outputs: Sequence[Output]) -> None:
-    """Create the output files of a finished job; an unchanged input keeps its tags."""
-    uploads = {row.sha256: row.size for row in db.scalars(sa.select(Upload).where(Upload.attempt_id == fence.id))}
-    query = sa.select(JobInput.number, File.id, File.tags).join(File, JobInput.file_id == File.id)
-    inputs = {row.number: row for row in db.execute(query.where(JobInput.job_id == job.id))}
-    _check_outputs(outputs, uploads, inputs)
-    for output in outputs:
-        parent = inputs[output.input] if output.input is not None else None
-        inherited = parent.tags if parent is not None and output.origin == "unchanged" else {}
-        db.add(
-            File(
-                owner_id=job.owner_id,
-                name=output.name,
-                sha256=output.sha256,
-                size=uploads[output.sha256],
-                kind=Kind.OUTPUT,
-                tags={**inherited, **output.tags},
-                parent_id=parent.id if parent is not None else None,
-                job_id=job.id,
-            )
-        )
-        db.flush()  # One by one: the ids of the files are in the order of the report.
+def _hold_or_repeat(db: Session, fence: Fence, digest: str) -> str | None:
+    """Lock the job of an attempt, or return the status of the attempt if it has ended by a report with this digest.
 
-
-def _check_outputs(outputs: Sequence[Output], uploads: Container[str], inputs: Container[int]) -> None:
-    errors = FieldErrors()
-    for index, output in enumerate(outputs):
-        if output.sha256 not in uploads:
-            errors.add(f"outputs.{index}.sha256", "Upload not found in this attempt.")
-        if output.input is not None and output.input not in inputs:
-            errors.add(f"outputs.{index}.input", "Input not found in this job.")
-    errors.raise_all()
-
-
-def _missing_output(function: Function, outputs: Sequence[Output]) -> str | None:
-    """The reason why the outputs do not satisfy the function's manifest, or None."""
-    names = [output.name for output in outputs]
-    for pattern in function.output_files:
-        if not fnmatch.filter(names, pattern):
-            return f"Output {pattern!r}, which the manifest requires, is missing."
+    The first response to a report may be lost. Raises `AttemptOver` if the attempt has ended otherwise.
+    """
+    try:
+        hold(db, fence)
+    except AttemptOver:
+        same = sa.and_(Attempt.id == fence.id, Attempt.report_digest == digest)
+        status = db.scalar(sa.select(Attempt.status).where(same))
+        if status is None:
+            raise
+        return status
     return None
 
 
-def _end_attempt(db: Session, fence: Fence, status: str, reason: str | None, fault: str | None = None) -> str:
+def _digest(*content: object) -> str:
+    """The SHA-256 of the content of a report as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _end_attempt(
+    db: Session, fence: Fence, status: str, reason: str | None, fault: str | None = None, digest: str | None = None
+) -> str:
     """End an attempt; returns the name of its worker."""
     end = sa.update(Attempt).where(Attempt.id == fence.id)
-    end = end.values(status=status, reason=reason, fault=fault, ended=clock())
+    end = end.values(status=status, reason=reason, fault=fault, report_digest=digest, ended=clock())
     worker = db.scalars(end.returning(Attempt.worker)).one()
     db.execute(sa.delete(Upload).where(Upload.attempt_id == fence.id))
     return worker
@@ -354,22 +323,35 @@ def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, limit: 
     """End an attempt whose runner hands the job back, and queue the job again; returns the status of the job.
 
     `fault` is `WORKER` if the machine is the cause, and counts against the worker. Only a job that its worker hands
-    back again and again while it completes others counts a failure, and fails after `limit` of them. If cancellation is
-    requested, the job is cancelled. Raises `AttemptOver`.
+    back again and again while it completes others counts a failure, and fails after `limit` of them. `SERVICE` always
+    counts a failure: the function ran, and would run for ever if the service never took its results. If cancellation is
+    requested, the job is cancelled. The same again has no effect. Raises `AttemptOver`.
     """
     job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
     lock_run(db, job.run_id)
-    hold(db, fence)
+    digest = _digest(RETURNED, reason, fault)
+    repeated = _hold_or_repeat(db, fence, digest)
     db.refresh(job)
-    return _put_back(db, job, fence, limit, RETURNED, reason, fault)
+    if repeated:
+        return Status(job.status) if job.attempt == fence.number and job.ended is not None else Status.QUEUED
+    return _put_back(db, job, fence, limit, RETURNED, reason, fault, digest)
 
 
 _ENDS = {LOST: "Worker lost", RETURNED: "Handed back"}
 
 
-def _put_back(db: Session, job: Job, fence: Fence, limit: int, status: str, reason: str, fault: str | None) -> Status:
+def _put_back(
+    db: Session,
+    job: Job,
+    fence: Fence,
+    limit: int,
+    status: str,
+    reason: str,
+    fault: str | None,
+    digest: str | None = None,
+) -> Status:
     """End an attempt without a result, and queue, fail or cancel its job; the run must be locked."""
-    costs = _is_cause(db, fence) if fault else status == LOST
+    costs = _is_cause(db, fence) if fault == WORKER else fault == SERVICE or status == LOST
     failures = job.failures + costs
     values: dict[str, object] = {"failures": failures, "lease_until": None}
     end = _ENDS[status]
@@ -385,8 +367,8 @@ def _put_back(db: Session, job: Job, fence: Fence, limit: int, status: str, reas
         to, why = Status.QUEUED, f"{end} in attempt {fence.number}{failure}; queued again. {reason}"
     values |= {"queued": clock()} if to == Status.QUEUED else {"ended": clock()}
     move(db, to, held(fence), reason=why, **values)
-    worker = _end_attempt(db, fence, status, reason, fault)
-    if fault:
+    worker = _end_attempt(db, fence, status, reason, fault, digest)
+    if fault == WORKER:
         count_fault(db, worker, reason)
     advance(db, job.run_id)
     return to

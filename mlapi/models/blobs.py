@@ -5,9 +5,9 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from mlapi.database import Database
-from mlapi.models.attempts import Upload
 from mlapi.models.files import File
 from mlapi.models.modules import ModuleVersion
+from mlapi.models.outputs import Upload
 
 
 def referenced(database: Database, digests: Collection[str]) -> set[str]:

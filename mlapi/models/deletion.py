@@ -8,11 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict
-from mlapi.models.attempts import Attempt, LogPiece, Upload
+from mlapi.models.attempts import Attempt, LogPiece
 from mlapi.models.base import Base, affected_rows
 from mlapi.models.files import File
 from mlapi.models.jobs import TERMINAL, Job, JobInput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
+from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
 from mlapi.models.runs import Run, RunFile
 

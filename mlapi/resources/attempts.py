@@ -54,7 +54,12 @@ class AttemptDocument(TypedDict):
     timeout: float
     heartbeat: float
     lease: float
+    delivery_timeout: float
     log_limit: int
+    log_piece_limit: int
+    report_limit: int
+    metrics_limit: int
+    tags_limit: int
     module: ArchiveDocument
     inputs: list[InputDocument]
 
@@ -73,6 +78,8 @@ class Outputs(Part["AttemptItem"]):
 
 class Report(Part["AttemptItem"]):
     """The report of the result of an attempt."""
+
+    body_limit = "report_limit"
 
 
 class ModuleArchive(Part["AttemptItem"]):
@@ -210,7 +217,12 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
             "timeout": row.timeout or settings.job_timeout,
             "heartbeat": settings.job_heartbeat,
             "lease": settings.job_lease,
+            "delivery_timeout": settings.delivery_timeout,
             "log_limit": settings.log_limit,
+            "log_piece_limit": settings.log_piece_limit,
+            "report_limit": settings.report_limit,
+            "metrics_limit": settings.metrics_limit,
+            "tags_limit": settings.tags_limit,
             "module": {"name": row.module, "version": row.version, "size": row.size, "archive": f"{url}/module"},
             "inputs": list(self.inputs()),
         }

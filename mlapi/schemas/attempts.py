@@ -2,7 +2,7 @@
 
 import colander
 
-from mlapi.models.attempts import RETURNED, WORKER
+from mlapi.models.attempts import RETURNED, SERVICE, WORKER
 from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.json_values import Json
@@ -28,8 +28,8 @@ class Output(Schema):
 
 def is_fault(node: colander.SchemaNode, value: str | None) -> None:
     """Validate the fault of an attempt that hands its job back."""
-    if value not in (WORKER, None):
-        raise colander.Invalid(node, f'Must be "{WORKER}" or null.')
+    if value not in (WORKER, SERVICE, None):
+        raise colander.Invalid(node, f'Must be "{WORKER}", "{SERVICE}" or null.')
 
 
 class Report(Schema):

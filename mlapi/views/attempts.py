@@ -8,8 +8,9 @@ from mlapi.http.bodies import read_chunks, read_whole
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
 from mlapi.models import attempts as rules
-from mlapi.models.attempts import RETURNED, Output
+from mlapi.models.attempts import RETURNED
 from mlapi.models.jobs import Status
+from mlapi.models.outputs import Output
 from mlapi.resources.attempts import AttemptItem, AttemptLog, Heartbeat, InputItem, ModuleArchive, Outputs, Report
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
@@ -73,7 +74,7 @@ def beat(heartbeat: Heartbeat, request: Request) -> HeartbeatDocument:
 def append(log: AttemptLog, request: Request) -> LogDocument:
     """Append to the log, at its current end."""
     settings, offset = request.settings, request.validated["query"]["offset"]
-    piece = read_whole(request.body_file_raw, request.content_length, settings.body_limit)
+    piece = read_whole(request.body_file_raw, request.content_length, settings.log_piece_limit)
     return {"offset": rules.append_log(request.db, log.item.fence, offset, piece, settings.log_limit)}
 
 
@@ -93,7 +94,8 @@ def upload(outputs: Outputs, request: Request) -> UploadDocument:
 def end(report: Report, request: Request) -> ReportDocument:
     """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs.
 
-    The status RETURNED hands the job back, which queues it again; `fault` is "worker" if the machine is the cause.
+    The status RETURNED hands the job back, which queues it again; `fault` is "worker" if the machine is the cause, and
+    "service" if the service has not accepted the results. The same report again has the same response.
     """
     body, fence = request.validated["body"], report.item.fence
     if body["status"] == RETURNED:

@@ -82,7 +82,9 @@ def survive(service: Service, note: Path, runs: int, seed: int, seconds: float) 
         assert time.monotonic() < end, f"{left} jobs have not ended, seed {seed}"
         time.sleep(chance.uniform(0.2, 1.2))
         kill_something(service, chance)
-    counts = service.rows("SELECT status, count(*) FROM jobs WHERE CAST(arguments AS TEXT) LIKE '%diamond%' GROUP BY status")
+    counts = service.rows(
+        "SELECT status, count(*) FROM jobs WHERE CAST(arguments AS TEXT) LIKE '%diamond%' GROUP BY status"
+    )
     assert dict(map(tuple, counts)) == {"FINISHED": 4 * runs}, f"seed {seed}"
     wait_for(lambda: no_folder_left(service), "the folders of attempts to be removed", 60)
     functions = {process(int(line)) for line in note.read_text().split()}
