@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 ALGORITHM = "HS256"
 
 LEEWAY = 5
-"""Maximum difference in seconds between the clocks of machines that create and verify tokens."""
+"""Seconds for which a token is accepted after it has expired."""
+
+CLOCK_LEEWAY = 60
+"""Seconds by which the clock of a machine that creates tokens, such as a worker, may be ahead of the verifier's."""
 
 REMEMBERED = 1024
 """Maximum number of verified tokens in the cache of a process."""
@@ -138,7 +141,7 @@ class Tokens(JWTAuthenticationPolicy):
     """The codec of tokens: pyramid_jwt's, with stricter validation."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(key, algorithm=ALGORITHM, leeway=LEEWAY)
+        super().__init__(key, algorithm=ALGORITHM, leeway=CLOCK_LEEWAY)
         self._verified: dict[str, dict[str, Any]] = {}
 
     def make(self, subject: int, use: Use, lifetime: float) -> str:

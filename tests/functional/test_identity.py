@@ -185,6 +185,13 @@ def test_a_token_expires(app, ada, ada_id, key):
     is_problem(client("GET", "users/ada"), 401)
 
 
+@pytest.mark.parametrize("ahead", [30, 50])
+def test_a_token_of_a_machine_whose_clock_is_ahead_is_valid(ahead, app, ada, ada_id, key):
+    now = int(time.time()) + ahead
+    token = signed(key, sub=str(ada_id), iat=now, nbf=now, exp=now + 3600)
+    assert Client(app, token=token)("GET", "users/ada").status_int == 200
+
+
 class TestLogin:
     """A name and a password are exchanged for tokens."""
 
