@@ -1,4 +1,4 @@
-"""`mlapi-admin -c INI COMMAND`: administration of users, tokens, modules and stored data."""
+"""`mlapi-admin -c INI COMMAND`: administration of users, tokens, modules, workers and stored data."""
 
 import argparse
 import getpass
@@ -13,7 +13,8 @@ from mlapi.check import violations
 from mlapi.cli import settings_of
 from mlapi.database import Database
 from mlapi.errors import DomainError, Invalid
-from mlapi.models import Module, User, modules, users
+from mlapi.models import Module, User, Worker, modules, users
+from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.models.deletion import delete_module
 from mlapi.models.users import Role
@@ -78,6 +79,19 @@ def removemodule(settings: Settings, arguments: Arguments) -> int:
     return 0
 
 
+def listworkers(settings: Settings, _arguments: Arguments) -> int:
+    """List the machines that run jobs: their last heartbeat and their health, with the reason of the last fault."""
+    with Database(settings.database_url).reading() as db:
+        now = db.scalars(sa.select(clock())).one()
+        for worker in db.execute(sa.select(Worker.__table__).order_by(Worker.name)):
+            age = (now - worker.heartbeat).total_seconds()
+            print(f"{worker.name}: {worker.health}, heartbeat {age:.0f} s ago on {worker.host}")
+            if worker.faults:
+                left = max(0.0, (worker.blocked_until - now).total_seconds())
+                print(f"  {worker.faults} fault(s), claims no job for {left:.0f} s. {worker.reason}")
+    return 0
+
+
 def sweep(settings: Settings, _arguments: Arguments) -> int:
     """Delete unreferenced contents that are older than sweep_grace."""
     database = Database(settings.database_url)
@@ -114,7 +128,7 @@ def _fail(message: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     top = argparse.ArgumentParser(
-        prog="mlapi-admin", description="Administration of users, tokens, modules and stored data."
+        prog="mlapi-admin", description="Administration of users, tokens, modules, workers and stored data."
     )
     top.add_argument("-c", "--config", required=True, metavar="INI", help="the ini file of the service")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -136,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
     module.add_argument("name")
     module.add_argument("source", help="a folder, or a .tar.gz or .zip archive")
     command(removemodule).add_argument("name")
+    command(listworkers)
     command(sweep)
     command(check)
     return top

@@ -1,6 +1,7 @@
 """The commands of operators: mlapi-admin, mlapi-scheduler, pshell and alembic, with their exit statuses."""
 
 import os
+import re
 import subprocess
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from webtest import TestApp
 
-from mlapi.models import Job, Module, User
+from mlapi.models import Job, Module, User, workers
 from tests.support import PASSWORD, ROOT, Client, admin, command, new_database, write_ini
 
 HELLOWORLD = ROOT / "modules" / "helloworld"
@@ -168,6 +169,18 @@ def test_a_module_in_use_is_not_removed(ini: Path, ada: Client, helloworld: str)
     ada("POST", pipeline["tasks"], {"function": helloworld}, status=201)
     refused(admin(ini, "removemodule", "helloworld", check=False), 1, "functions of this module")
     ada("GET", helloworld, status=200)
+
+
+def test_workers_are_listed_with_their_health(ini: Path, db: Any) -> None:
+    assert admin(ini, "listworkers").stdout == ""
+    for name in ("two", "one"):
+        workers.beat(db, name, f"{name}.example", "1")
+    workers.count_fault(db, "two", "No space left on device.")
+    db.commit()
+    one, two, fault = admin(ini, "listworkers").stdout.splitlines()
+    assert re.fullmatch(r"one: healthy, heartbeat \d+ s ago on one\.example", one)
+    assert re.fullmatch(r"two: failing, heartbeat \d+ s ago on two\.example", two)
+    assert re.fullmatch(r"  1 fault\(s\), claims no job for [01] s\. No space left on device\.", fault)
 
 
 def test_a_sweep_deletes_unreferenced_contents_only(ini: Path, ada: Client, store: Any, db: Any) -> None:
