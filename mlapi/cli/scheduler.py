@@ -8,7 +8,7 @@ import threading
 from mlapi.cli import settings_of
 from mlapi.database import Database
 from mlapi.execution.executors.local import LocalExecutor
-from mlapi.execution.probe import NoService, wait_for_service
+from mlapi.execution.probe import NoService, ServiceCheck, wait_for_service
 from mlapi.execution.scheduler import Scheduler
 from mlapi.resources import TREE
 from mlapi.settings import Settings, SettingsError
@@ -61,6 +61,7 @@ def _scheduler(settings: Settings) -> Scheduler:
         LocalExecutor(settings.scratch_dir, settings.module_python),
         open_store(settings.media_dir),
         lambda attempt_id: settings.url + TREE.path("attempt", {"attempt": attempt_id}),
+        ServiceCheck(settings.url).answers,
     )
 
 

@@ -8,7 +8,7 @@ import json
 import socket
 from urllib.parse import urlsplit
 
-from mlapi.execution.errors import Damaged, JobFailed, NoResponse, Refused, Rejected
+from mlapi.execution.errors import Damaged, JobFailed, NoResponse, Refused, Rejected, TokenRefused
 from mlapi.execution.lease import now
 
 TYPE_CHECKING = False
@@ -32,7 +32,10 @@ STORE_RATE = 2**20
 PAUSE = 5.0
 """The longest pause in seconds between two repetitions of a request."""
 
-ENDED = frozenset({401, 403, 404, 409})
+UNAUTHORIZED = 401
+"""Status that means that the service does not accept the token."""
+
+ENDED = frozenset({UNAUTHORIZED, 403, 404, 409})
 """Statuses that mean that the attempt has ended, or belongs to another runner."""
 
 JSON, BYTES = "application/json", "application/octet-stream"
@@ -222,6 +225,8 @@ class Client:
         """Raise the error that an unsuccessful response means."""
         if response.status in ENDED:
             self._bounds.lease.end(response.message())
+            if response.status == UNAUTHORIZED:
+                raise TokenRefused(response.message())
             self._bounds.check()
         if not response.successful:
             raise Rejected(response.message())

@@ -13,6 +13,10 @@ class AttemptOver(Exception):
     """The attempt has ended or belongs to another runner: nothing more may be sent for it."""
 
 
+class TokenRefused(AttemptOver):
+    """The service does not accept the token of the attempt: its key or its clock is not that of the scheduler."""
+
+
 class Rejected(Exception):
     """A request that the server will never accept. The message is the server's reason."""
 

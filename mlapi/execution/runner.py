@@ -18,7 +18,16 @@ from mlapi.execution.bounds import Bounds, Watchdog
 from mlapi.execution.client import Client
 from mlapi.execution.conclusion import conclusion, machine_fault, unsuccessful
 from mlapi.execution.deliver import collect, upload
-from mlapi.execution.errors import SERVICE, AttemptOver, JobCancelled, JobFailed, JobReturned, Refused, Rejected
+from mlapi.execution.errors import (
+    SERVICE,
+    AttemptOver,
+    JobCancelled,
+    JobFailed,
+    JobReturned,
+    Refused,
+    Rejected,
+    TokenRefused,
+)
 from mlapi.execution.fetch import fetch
 from mlapi.execution.heartbeat import Heartbeat
 from mlapi.execution.lease import Lease
@@ -46,6 +55,9 @@ EXIT_ABANDONED = 3
 
 EXIT_UNREPORTED = 4
 """The service did not take the report in time: nothing is left running."""
+
+EXIT_REFUSED = 5
+"""The service refused the token of the attempt with status 401: nothing was reported, and nothing is left running."""
 
 LAST_WORDS = 10.0
 """Seconds for the report of an attempt that had to end."""
@@ -179,6 +191,9 @@ def run(ticket: Ticket) -> int:
     signal.signal(signal.SIGTERM, lambda *_: bounds.stop())
     try:
         return Run(ticket, bounds).run()
+    except TokenRefused as error:
+        sys.stderr.write(f"Attempt {ticket['attempt']}: the token was refused with status 401: {error}\n")
+        return EXIT_REFUSED
     except AttemptOver as error:
         sys.stderr.write(f"Attempt {ticket['attempt']} abandoned: {error}\n")
         return EXIT_ABANDONED

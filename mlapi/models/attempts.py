@@ -302,9 +302,8 @@ def expired(db: Session | sa.Connection, worker: str | None = None) -> list[int]
 def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None = None) -> bool:
     """End an attempt whose worker is lost: queue the job again, or fail it after `limit` failures.
 
-    An attempt that never fetched its job, or that ended by a fault of its machine, counts against the worker instead.
-    If cancellation is requested, the job is cancelled. Returns False, without any effect, if the attempt has already
-    ended.
+    An attempt that never fetched its job, or that ended by a fault, is no failure of the job. If cancellation is
+    requested, the job is cancelled. Returns False, without any effect, if the attempt has already ended.
     """
     job = db.get(Job, fence.job_id)
     if job is None:
@@ -313,8 +312,6 @@ def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None =
     job = db.get(Job, fence.job_id, populate_existing=True)
     if job is None or not (job.status == Status.RUNNING and job.attempt == fence.number):
         return False
-    if db.scalar(sa.select(Attempt.fetched).where(Attempt.id == fence.id)) is None:
-        fault = WORKER
     _put_back(db, job, fence, limit, LOST, reason, fault)
     return True
 
@@ -351,7 +348,8 @@ def _put_back(
     digest: str | None = None,
 ) -> Status:
     """End an attempt without a result, and queue, fail or cancel its job; the run must be locked."""
-    costs = _is_cause(db, fence) if fault == WORKER else fault == SERVICE or status == LOST
+    lost = status == LOST and _fetched(db, fence)
+    costs = _is_cause(db, fence) if fault == WORKER else lost or fault == SERVICE
     failures = job.failures + costs
     values: dict[str, object] = {"failures": failures, "lease_until": None}
     end = _ENDS[status]
@@ -372,6 +370,11 @@ def _put_back(
         count_fault(db, worker, reason)
     advance(db, job.run_id)
     return to
+
+
+def _fetched(db: Session, fence: Fence) -> bool:
+    """Whether the runner of an attempt has fetched the job."""
+    return db.scalar(sa.select(Attempt.fetched).where(Attempt.id == fence.id)) is not None
 
 
 def _is_cause(db: Session, fence: Fence) -> bool:

@@ -26,10 +26,16 @@ def running(db: Session | sa.Connection, worker: str) -> list[Running]:
 
 
 class Allowance(NamedTuple):
-    """How many jobs a worker may claim, and whether that is the trial of a failing worker."""
+    """How many jobs a worker may claim, and if it is failing, after how many faults, the last of them with a reason."""
 
     jobs: int
-    trial: bool = False
+    faults: int = 0
+    reason: str | None = None
+
+    @property
+    def trial(self) -> bool:
+        """Whether the claim is the trial of a failing worker."""
+        return self.faults > 0
 
 
 def allowance(db: Session | sa.Connection, worker: str, slots: int) -> Allowance:
@@ -40,8 +46,9 @@ def allowance(db: Session | sa.Connection, worker: str, slots: int) -> Allowance
     own = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
     free = slots - (db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(own)) or 0)
     trials = sa.exists().where(own, Attempt.created >= Worker.blocked_until)
-    failing = sa.select((Worker.blocked_until > clock()).label("blocked"), trials.label("tried"))
+    failing = sa.select(Worker.faults, Worker.reason, Worker.blocked_until > clock(), trials)
     row = db.execute(failing.where(Worker.name == worker, Worker.health == Health.FAILING)).first()
     if row is None:
         return Allowance(max(0, free))
-    return Allowance(0 if row.blocked or row.tried or free <= 0 else 1, trial=True)
+    faults, reason, blocked, tried = row
+    return Allowance(0 if blocked or tried or free <= 0 else 1, faults, reason)

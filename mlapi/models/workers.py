@@ -52,9 +52,14 @@ def count_fault(db: Session, name: str, reason: str) -> None:
     faults = db.scalar(sa.select(Worker.faults).where(Worker.name == name, unblocked).with_for_update())
     if faults is None:
         return
-    block = min(LONGEST_BLOCK, 2.0 ** min(faults, 10))
-    values = {"health": Health.FAILING, "faults": faults + 1, "blocked_until": clock(block), "reason": reason}
+    until = clock(block_after(faults + 1))
+    values = {"health": Health.FAILING, "faults": faults + 1, "blocked_until": until, "reason": reason}
     db.execute(sa.update(Worker).where(Worker.name == name).values(**values))
+
+
+def block_after(faults: int) -> float:
+    """Return the seconds for which a worker is blocked after this number of faults without a success."""
+    return min(LONGEST_BLOCK, 2.0 ** min(faults - 1, 10))
 
 
 def recover(db: Session, name: str) -> None:

@@ -504,7 +504,8 @@ class TestReturned:
 
         def allowed():
             with wsgi.registry.database.reading() as db:
-                return tuple(allowance(db, "tests", 4))
+                found = allowance(db, "tests", 4)
+                return found.jobs, found.trial
 
         assert allowed() == (4, False)
         [sick] = claimed(app, wsgi)

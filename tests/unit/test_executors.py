@@ -2,11 +2,11 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -149,36 +149,83 @@ def test_a_dead_idle_runner_is_replaced(executor, make_server):
     assert ended(executor) == 0
 
 
-def test_cancelling_stops_the_function_without_a_report(executor, make_server):
-    server = make_server(SLEEPER)
+FAMILY = """
+child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+note([os.getppid(), os.getpid(), child.pid])
+time.sleep(60)
+"""
+"""A function that starts a process in a session of its own, and writes the ids of its runner, itself and its child."""
+
+
+def test_killing_ends_a_suspended_runner_and_everything_it_started(executor, make_server, scratch):
+    server = make_server(FAMILY)
     executor.submit(ticket(server))
-    pid = read_note(server)
-    (runner,) = [process.pid for process in executor._running.values()]
-    os.kill(runner, signal.SIGSTOP)
-    executor.cancel(7)
-    executor.cancel(7)
-    executor.cancel(8)
-    # A stopped runner cannot obey, so none of these has waited for it.
-    assert alive(pid)
-    os.kill(runner, signal.SIGCONT)
-    assert ended(executor) == 3
-    assert not alive(pid)
+    pids = read_note(server)
+    os.kill(pids[0], signal.SIGSTOP)
+    assert executor.kill(7) is True
+    assert [alive(pid) for pid in pids] == [False, False, False]
+    assert executor.poll() == {7: -signal.SIGKILL}
     assert server.reports == []
-    executor.cancel(7)
+    assert list(scratch.glob("*")) == []
+    assert executor.kill(7) is True
 
 
-def test_a_runner_that_does_not_stop_is_killed_with_its_function(executor, make_server, monkeypatch):
-    monkeypatch.setattr(local, "KILL_AFTER", 0.4)
-    server = make_server("note([os.getppid(), os.getpid()]); time.sleep(60)")
+def test_killing_what_a_killed_runner_left_ends_the_children_of_its_function(executor, make_server, scratch):
+    server = make_server(FAMILY)
     executor.submit(ticket(server))
-    runner, function = read_note(server)
-    os.kill(runner, signal.SIGSTOP)
-    began = time.monotonic()
-    executor.cancel(7)
-    assert executor.poll() == {}
+    pids = read_note(server)
+    os.kill(pids[0], signal.SIGKILL)
     assert ended(executor) == -signal.SIGKILL
-    assert time.monotonic() - began > 0.3
-    wait_for(lambda: not alive(function))
+    assert executor.kill(7) is True
+    assert [alive(pid) for pid in pids] == [False, False, False]
+    assert list(scratch.glob("*")) == []
+
+
+def test_an_adopted_runner_is_watched_and_can_be_killed(executor, make_server, scratch):
+    server = make_server(FAMILY)
+    executor.submit(ticket(server))
+    pids = read_note(server)
+    assert executor.poll() == {}
+    executor.close()
+    again = LocalExecutor(scratch, sys.executable)
+    try:
+        assert again.adopt(7) is True
+        assert again.adopt(8) is None
+        assert again.poll() == {}
+        os.kill(pids[0], signal.SIGSTOP)
+        assert again.kill(7) is True
+        assert [alive(pid) for pid in pids] == [False, False, False]
+        wait_for(lambda: again.poll() == {7: None})
+        assert again.poll() == {}
+    finally:
+        again.close()
+
+
+def test_a_runner_that_was_killed_while_nothing_watched_it_is_not_adopted(executor, make_server, scratch):
+    server = make_server(FAMILY)
+    executor.submit(ticket(server))
+    runner, *_ = read_note(server)
+    os.kill(runner, signal.SIGKILL)
+    wait_for(lambda: not alive(runner))
+    assert executor.adopt(7) is False
+    assert executor.kill(7) is True
+    assert executor.adopt(7) is None
+
+
+def test_a_runner_that_cannot_be_started_ahead_is_started_later(executor, make_server, monkeypatch):
+    monkeypatch.setattr(local, "RETRY", 0.1)
+    server = make_server("finish()")
+    executor.submit(ticket(server))
+    wait_for(lambda: server.reports)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # No pipe to another process can be opened.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert ended(executor) == 0
+        assert executor._idle is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_for(lambda: executor.poll() == {} and executor._idle is not None)
 
 
 def test_the_end_of_a_killed_runner_is_returned(executor, make_server):

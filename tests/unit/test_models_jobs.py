@@ -70,7 +70,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.attempts, self.reported, self.before, self.runs = [], {}, {}, 0
+        self.attempts, self.reported, self.before, self.runs, self.reports = [], {}, {}, 0, 0
 
     @initialize(after=st.sampled_from(AFTER))
     def begin(self, after):
@@ -101,6 +101,11 @@ class Life(RuleBasedStateMachine):
         fitting = [each for each in self.attempts if self.holds(db, each) is not late]
         return data.draw(st.sampled_from(fitting or self.attempts))
 
+    def words(self):
+        """A new reason, so that no report is a repetition."""
+        self.reports += 1
+        return f"told {self.reports}"
+
     def holds(self, db, attempt):
         """Whether an attempt holds its job."""
         found = db.execute(sa.select(Job.status, Job.attempt).where(Job.id == attempt.job_id)).one()
@@ -117,7 +122,7 @@ class Life(RuleBasedStateMachine):
             try:
                 if outputs:
                     attempts.hand_in(db, attempt, SHA256, 0)
-                attempts.report(db, attempt, Report(Status(status), "reported", {}, made))
+                attempts.report(db, attempt, Report(Status(status), self.words(), {}, made))
             except AttemptOver:
                 assert not held
                 db.rollback()
@@ -139,7 +144,7 @@ class Life(RuleBasedStateMachine):
                     assert attempts.lose(db, attempt, MOST, "lost") is held
                     return
                 if what in ("stop", "fault"):
-                    attempts.hand_back(db, attempt, "told", attempts.WORKER if what == "fault" else None, MOST)
+                    attempts.hand_back(db, attempt, self.words(), attempts.WORKER if what == "fault" else None, MOST)
                 elif what == "log":
                     size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
                     attempts.append_log(db, attempt, size, b"x", 100)

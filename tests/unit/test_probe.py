@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,40 @@ def test_a_service_that_starts_later_is_awaited(app: Any, port: int) -> None:
     with serving(make_server("127.0.0.1", port, app, handler_class=Quiet)):
         probing.join(10)
     assert not probing.is_alive()
+
+
+def test_the_service_is_asked_once_per_second_however_often_the_scheduler_claims(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = probe.ServiceCheck(f"http://127.0.0.1:{port}")
+    server, asked = other_server(port, 200, b'{"service": "mlapi"}')
+    with serving(server):
+        began = time.monotonic()
+        assert all(check.answers() for _ in range(5000))
+        assert 1 <= len(asked) <= 2 + time.monotonic() - began
+
+
+def test_a_service_that_does_not_answer_is_asked_less_often_until_it_answers_again(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(probe, "FRESH", 0.01)
+    monkeypatch.setattr(probe, "LONGEST_PAUSE", 0.05)
+    check = probe.ServiceCheck(f"http://127.0.0.1:{port}")
+    assert not check.answers()
+    server, asked = other_server(port, 503, b"")
+    with serving(server):
+        wait_for(lambda: check.answers() or len(asked) >= 5, "five requests")
+        assert check._pause == 0.05
+    server, asked = other_server(port, 200, b'{"service": "mlapi"}')
+    with serving(server):
+        wait_for(check.answers, "the answer")
+    told = [record.getMessage() for record in caplog.records if "answers" in record.getMessage()]
+    url = f"http://127.0.0.1:{port}"
+    assert told == [
+        f"No mlapi service answers at {url}: connection refused. No job is claimed until one does.",
+        f"The service at {url} answers again.",
+    ]
 
 
 def test_a_scheduler_without_a_service_exits_with_status_2(tmp_path: Path, port: int) -> None:

@@ -1,5 +1,7 @@
 """The scheduler: the number of claimed jobs, and lost workers."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,13 +10,16 @@ import sqlalchemy as sa
 
 from mlapi.database import Database
 from mlapi.execution.executors.base import Ticket
-from mlapi.execution.scheduler import Scheduler
-from mlapi.models import Attempt, Base, Job, attempts, runs
+from mlapi.execution.probe import ServiceCheck
+from mlapi.execution.runner import EXIT_REFUSED, EXIT_UNREPORTED
+from mlapi.execution.scheduler import REFUSED, Scheduler
+from mlapi.models import Attempt, Base, Job, Worker, attempts, runs
 from mlapi.models.attempts import Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
 from mlapi.settings import Settings
 from mlapi.storage import open_store
+from tests.processes import free_port
 from tests.rows import furnish
 
 
@@ -23,16 +28,26 @@ class Tickets:
 
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []
-        self.cancelled: list[int] = []
+        self.killed: list[int] = []
         self.ended: dict[int, int] = {}
+        self.found: dict[int, bool | None] = {}
+        self.on_kill: Callable[[int], None] = lambda attempt_id: None
+        self.broken: Exception | None = None
 
     def submit(self, ticket: Ticket) -> None:
+        if self.broken is not None:
+            raise self.broken
         self.tickets.append(ticket)
 
-    def cancel(self, attempt_id: int) -> None:
-        self.cancelled.append(attempt_id)
+    def adopt(self, attempt_id: int) -> bool | None:
+        return self.found.get(attempt_id, True)
 
-    def poll(self) -> dict[int, int]:
+    def kill(self, attempt_id: int) -> bool:
+        self.killed.append(attempt_id)
+        self.on_kill(attempt_id)
+        return True
+
+    def poll(self) -> dict[int, int | None]:
         ended, self.ended = self.ended, {}
         return ended
 
@@ -64,7 +79,8 @@ def make(database: Database, tmp_path: Path) -> Make:
         settings = Settings.read({f"mlapi.{name}": value for name, value in values.items()}, {})
         executor = Tickets()
         store = open_store(settings.media_dir)
-        return Scheduler(settings, database, executor, store, "http://here/attempts/{}".format), executor
+        url = "http://here/attempts/{}".format
+        return Scheduler(settings, database, executor, store, url, lambda: True), executor
 
     return make
 
@@ -128,11 +144,111 @@ def test_a_job_whose_workers_are_lost_has_a_reason(database: Database, make: Mak
     assert tuple(job) == ("FAILED", "Worker lost in 2 of 2 attempts. Last: no heartbeat from one for 60 s.")
 
 
-def test_a_runner_whose_lease_has_expired_is_stopped(database: Database, make: Make) -> None:
+def test_a_runner_whose_lease_has_expired_is_killed_before_its_job_is_queued_again(
+    database: Database, make: Make
+) -> None:
     scheduler, executor = make()
     scheduler.tick()
+    statuses = []
+
+    def look(attempt_id: int) -> None:
+        with database.reading() as db:
+            statuses.append(db.scalar(sa.select(Job.status).where(Job.id == attempt_id)))
+
+    executor.on_kill = look
     with database.writing.begin() as db:
         db.execute(sa.update(Job).where(Job.id == 1).values(lease_until=None))
     scheduler._next_lease_check = 0.0
     scheduler.tick()
-    assert executor.cancelled == [1]
+    assert (executor.killed, statuses) == ([1], ["RUNNING"])
+    with database.reading() as db:
+        attempt = db.execute(sa.select(Attempt.status, Attempt.fault).where(Attempt.id == 1)).one()
+    assert tuple(attempt) == ("LOST", "worker")
+
+
+def test_an_expired_attempt_is_left_to_the_living_scheduler_of_its_worker_first(database: Database, make: Make) -> None:
+    make()[0].tick()
+    two, executor = make(worker="two", slots="1")
+    for seconds, killed in ((-2, []), (-7, [1])):
+        with database.writing.begin() as db:
+            db.execute(sa.update(Job).where(Job.id == 1).values(lease_until=clock(seconds)))
+        two._next_lease_check = 0.0
+        two.tick()
+        assert executor.killed == killed
+
+
+def test_a_started_scheduler_ends_the_attempts_of_its_worker_whose_runners_are_gone(
+    database: Database, make: Make
+) -> None:
+    make(slots="4")[0].tick()
+    fetch(database, 2)
+    fetch(database, 3)
+    again, executor = make(slots="4")
+    executor.found = {1: None, 2: None, 3: False, 4: True}
+    again.tick()
+    with database.reading() as db:
+        rows = db.execute(sa.select(Attempt.id, Attempt.status).where(Attempt.id < 5).order_by(Attempt.id)).all()
+        failures = list(db.scalars(sa.select(Job.failures).order_by(Job.id)))
+    assert [tuple(row) for row in rows] == [(1, "LOST"), (2, "RUNNING"), (3, "LOST"), (4, "RUNNING")]
+    assert failures == [0, 0, 1, 0, 0]
+    assert executor.killed == [1, 3]
+
+
+def test_a_runner_that_cannot_be_started_hands_its_job_back_and_counts_against_the_worker(
+    database: Database, make: Make
+) -> None:
+    scheduler, executor = make()
+    executor.broken = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    scheduler.tick()
+    scheduler._next_lease_check = 0.0
+    assert scheduler.tick() is False
+    with database.reading() as db:
+        jobs = db.execute(sa.select(Job.status, Job.reason, Job.failures).where(Job.id < 3)).all()
+        worker = db.execute(sa.select(Worker.health, Worker.faults, Worker.reason)).one()
+    reason = "The runner cannot be started: Resource temporarily unavailable."
+    assert {tuple(job) for job in jobs} == {("QUEUED", f"Handed back in attempt 1; queued again. {reason}", 0)}
+    assert tuple(worker) == ("failing", 1, reason)
+    executor.broken = None
+    with database.writing.begin() as db:
+        db.execute(sa.update(Worker).values(blocked_until=clock(-1)))
+    assert scheduler.tick() is True
+    assert len(executor.tickets) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (1, "The runner ended with exit status 1 without a report."),
+        (EXIT_REFUSED, REFUSED),
+        (EXIT_UNREPORTED, "The service did not take the report of the runner in time."),
+    ],
+)
+def test_a_runner_that_ends_before_it_fetches_its_job_counts_against_the_worker(
+    database: Database, make: Make, code: int, reason: str
+) -> None:
+    scheduler, executor = make(slots="1")
+    for number in range(1, 6):
+        scheduler.tick()
+        executor.ended = {number: code}
+        scheduler.tick()
+        with database.writing.begin() as db:
+            db.execute(sa.update(Worker).values(blocked_until=clock(-1)))
+            attempt = db.execute(sa.select(Attempt.reason, Attempt.fault).where(Attempt.id == number)).one()
+            assert tuple(attempt) == (reason, "worker")
+            assert not db.scalar(sa.select(sa.func.sum(Job.failures)))
+    assert "401" in REFUSED
+
+
+def test_no_job_is_claimed_while_the_service_does_not_answer(database: Database, make: Make, free: int) -> None:
+    scheduler, executor = make()
+    scheduler._answers = ServiceCheck(f"http://127.0.0.1:{free}").answers
+    assert scheduler.tick() is False
+    assert executor.tickets == []
+    with database.reading() as db:
+        assert set(db.scalars(sa.select(Job.status))) == {"QUEUED"}
+
+
+@pytest.fixture
+def free() -> int:
+    """A port at which nothing listens."""
+    return free_port()

@@ -19,11 +19,20 @@ class Executor(Protocol):
     def submit(self, ticket: Ticket) -> None:
         """Start a runner with this ticket."""
 
-    def cancel(self, attempt_id: int) -> None:
-        """Stop a runner. This never raises, also if the runner is already stopped or has ended."""
+    def adopt(self, attempt_id: int) -> bool | None:
+        """Watch the runner of an attempt that an earlier process started, and return whether it is running.
 
-    def poll(self) -> dict[int, int]:
-        """Return the attempts that ended since the last poll, with the exit codes of their runners."""
+        Returns None if nothing is known of the attempt, for example because its runner has not begun to work.
+        """
+
+    def kill(self, attempt_id: int) -> bool:
+        """Kill a runner, its function, and what they have started, and return whether nothing of them is left.
+
+        This never raises, also if the runner has ended, is unknown, or was started by an earlier process.
+        """
+
+    def poll(self) -> dict[int, int | None]:
+        """Return the attempts that ended since the last poll, with the exit codes of their runners, if known."""
 
     def close(self) -> None:
         """Stop watching. Running attempts continue."""

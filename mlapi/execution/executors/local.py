@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,10 +14,16 @@ from pathlib import Path
 from typing import IO, cast
 
 import mlapi
+from mlapi.execution import leftovers
 from mlapi.execution.executors.base import Ticket
 
-KILL_AFTER = 5.0
-"""Seconds between the request that a runner stop its function and exit, and the kill."""
+log = logging.getLogger(__name__)
+
+KILLED = 10.0
+"""Seconds to wait for the end of a killed runner."""
+
+RETRY = 1.0
+"""Seconds after which the start of an idle runner is tried again."""
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """The environment variables that a runner inherits. No password and no setting of the service is among them."""
@@ -41,8 +49,10 @@ class LocalExecutor:
     def __init__(self, scratch: Path, python: str) -> None:
         self._scratch, self._python = scratch, python
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._kill_at: dict[int, float] = {}
-        self._idle: subprocess.Popen[bytes] | None = _start_runner()
+        self._adopted: dict[int, int] = {}
+        self._idle: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
+        self._start_idle()
 
     def submit(self, ticket: Ticket) -> None:
         """Send the ticket to the idle runner, or to a new one."""
@@ -59,26 +69,45 @@ class LocalExecutor:
             _send(runner, line)
         self._running[ticket.attempt_id] = runner
 
-    def cancel(self, attempt_id: int) -> None:
-        """Ask the runner to stop its function and exit. `poll` kills it after `KILL_AFTER` seconds."""
-        runner = self._running.get(attempt_id)
-        if runner is not None and attempt_id not in self._kill_at:
-            self._kill_at[attempt_id] = time.monotonic() + KILL_AFTER
-            runner.send_signal(signal.SIGTERM)
+    def adopt(self, attempt_id: int) -> bool | None:
+        """Watch a runner that an earlier process started; it is found by the folder of its attempt."""
+        pid = leftovers.runner(self._scratch, attempt_id)
+        if pid is not None:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return False
+            # Only now does the descriptor certainly stand for the runner.
+            if leftovers.runner(self._scratch, attempt_id) == pid:
+                self._adopted[attempt_id] = descriptor
+                return True
+            os.close(descriptor)
+        return False if any(self._scratch.glob(f"{leftovers.prefix(attempt_id)}*")) else None
 
-    def poll(self) -> dict[int, int]:
-        """Return the runners that ended, kill those that did not stop in time, and start the next idle one."""
-        ended = {}
+    def kill(self, attempt_id: int) -> bool:
+        """Kill a runner and everything that its attempt has left on this machine."""
+        runner = self._running.get(attempt_id)
+        if runner is not None:
+            _kill_group(runner)
+            try:
+                runner.wait(KILLED)
+            except subprocess.TimeoutExpired:
+                return False
+        return leftovers.kill(self._scratch, attempt_id)
+
+    def poll(self) -> dict[int, int | None]:
+        """Return the runners that ended, and start the next idle one."""
+        ended: dict[int, int | None] = {}
         for attempt_id, runner in list(self._running.items()):
             code = runner.poll()
             if code is not None:
                 ended[attempt_id] = code
                 del self._running[attempt_id]
-                self._kill_at.pop(attempt_id, None)
-            elif time.monotonic() >= self._kill_at.get(attempt_id, float("inf")):
-                _kill_group(runner)
-        if self._idle is None:
-            self._idle = _start_runner()
+        for attempt_id, descriptor in list(self._adopted.items()):
+            if select.select([descriptor], [], [], 0)[0]:
+                ended[attempt_id] = None
+                os.close(self._adopted.pop(attempt_id))
+        self._start_idle()
         return ended
 
     def close(self) -> None:
@@ -90,6 +119,17 @@ class LocalExecutor:
             idle.wait()
         _DETACHED.extend(self._running.values())
         self._running = {}
+        while self._adopted:
+            os.close(self._adopted.popitem()[1])
+
+    def _start_idle(self) -> None:
+        """Start the idle runner, unless there is one. If that fails, a later call tries again."""
+        if self._idle is None and time.monotonic() >= self._next_start:
+            try:
+                self._idle = _start_runner()
+            except OSError as error:
+                log.warning("No runner can be started ahead: %s.", error.strerror)
+                self._next_start = time.monotonic() + RETRY
 
 
 _DETACHED: list[subprocess.Popen[bytes]] = []
