@@ -58,8 +58,25 @@ def look_around():
             made[place] = str(error)
 
 
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def lonely():
+    # Print what is still running of earlier executions, then start a process in another session.
+    earlier = Path(options["note"]).read_text().split() if not first else []
+    for pid in filter(lives, map(int, earlier)):
+        print(f"beside {pid}", flush=True)
+    note(subprocess.Popen(["sleep", "60"], start_new_session=True).pid)
+
+
 if job["name"] == "stubborn":
     stubborn()
+if job["name"] == "lonely":
+    lonely()
 note(os.getpid())
 print("begins", flush=True)
 if first or job["name"] == "nap":
@@ -77,7 +94,7 @@ print("ends", flush=True)
 """
 """A module whose functions write the ids of their processes and fail in different ways."""
 
-FUNCTIONS = ("wait", "nap", "stubborn", "fail", "look", "absent", "nonsense")
+FUNCTIONS = ("wait", "nap", "stubborn", "lonely", "fail", "look", "absent", "nonsense")
 
 
 def trouble(folder: Path) -> Path:
