@@ -11,28 +11,27 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
+
+from mlapi import postgresql
 
 log = logging.getLogger(__name__)
 
-BUSY_TIMEOUT = 10_000
-"""Milliseconds that a writer waits for SQLite's lock."""
+POOL = 8
+"""Number of connections of an engine."""
+
+TIMEOUT = 30.0
+"""Seconds for a statement, or for SQLite's lock, unless the setting `database_timeout` applies."""
+
+DISK_FULL = "53100"
+"""PostgreSQL's error code for a disk without space."""
 
 WRITING = {"synchronize_session": False}
 """Execution options of sessions: UPDATE and DELETE do not synchronize loaded objects."""
-
-POSTGRESQL_OPTIONS = " ".join(
-    f"-c {name}={value}"
-    for name, value in {
-        "timezone": "UTC",
-        "statement_timeout": "30s",
-        "lock_timeout": "10s",
-        "idle_in_transaction_session_timeout": "60s",
-    }.items()
-)
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -55,29 +54,49 @@ def sqlite_driver() -> ModuleType:
         return own
 
 
-def make_engine(url: str, pool_size: int = 8) -> sa.Engine:
+def is_full(error: Exception) -> bool:
+    """Whether an error of a statement means that the database has no space left."""
+    cause = getattr(error, "orig", None)
+    return getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(cause, "sqlstate", "") == DISK_FULL
+
+
+def make_engine(url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> sa.Engine:
     """An engine for a SQLite file or a PostgreSQL server.
 
-    The execution option ``sqlite_begin`` selects how a transaction begins: DEFERRED for reading, or IMMEDIATE (the
-    default) for writing.
+    `timeout` is the time limit of a statement in PostgreSQL, and of waiting for the lock in SQLite, in seconds. The
+    execution option ``sqlite_begin`` selects how a transaction begins in SQLite: DEFERRED for reading, or IMMEDIATE
+    (the default) for writing.
     """
     common: dict[str, object] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
         "json_deserializer": orjson.loads,
         "pool_size": pool_size,
         "max_overflow": 0,
-        "pool_timeout": 10,
+        "pool_timeout": timeout,
     }
     if not url.startswith("sqlite"):
-        connect = {"options": POSTGRESQL_OPTIONS, "connect_timeout": 5}
-        return sa.create_engine(url, connect_args=connect, pool_pre_ping=True, pool_recycle=1800, **common)
+        limits = postgresql.options(timeout)
+        engine = sa.create_engine(url, connect_args=limits, pool_pre_ping=True, pool_recycle=1800, **common)
+        _prepare_postgresql(engine, timeout)
+        return engine
     driver = sqlite_driver()
     engine = sa.create_engine(url, module=driver, **common)
-    _prepare_sqlite(engine, driver)
+    _prepare_sqlite(engine, driver, timeout)
     return engine
 
 
-def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
+def _prepare_postgresql(engine: sa.Engine, timeout: float) -> None:
+    """Connect by connections that are closed if the server does not answer."""
+    outage, patience = postgresql.Outage(), timeout + postgresql.GRACE
+
+    @sa.event.listens_for(engine, "do_connect")
+    def connect(
+        _dialect: Dialect, _record: ConnectionPoolEntry, arguments: list[Any], parameters: dict[str, Any]
+    ) -> postgresql.BoundedConnection:
+        return postgresql.connect(outage, patience, *arguments, **parameters)
+
+
+def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> None:
     """Set up every connection of an engine, and begin its transactions."""
     wal = wal_is_safe(driver.sqlite_version_info)
     if not wal:
@@ -85,16 +104,16 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
 
     @sa.event.listens_for(engine, "connect")
     def connected(connection: DBAPIConnection, _record: object) -> None:
-        connection.isolation_level = None  # The driver must not begin transactions itself.
+        connection.isolation_level = None  # The driver must not begin transactions of its own.
         cursor = connection.cursor()
         for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT}",
-            f"journal_mode={'WAL' if wal else 'TRUNCATE'}",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "journal_size_limit=67108864",
+            f"PRAGMA busy_timeout={timeout * 1000:.0f}",
+            f"PRAGMA journal_mode={'WAL' if wal else 'TRUNCATE'}",
+            "PRAGMA synchronous=FULL",
+            "PRAGMA foreign_keys=ON",
+            "PRAGMA journal_size_limit=67108864",
         ):
-            cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute(pragma)
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")
@@ -109,8 +128,8 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType) -> None:
 class Database:
     """An engine; `writing` creates sessions, `reading` creates read-only connections."""
 
-    def __init__(self, url: str, pool_size: int = 8) -> None:
-        self.engine = make_engine(url, pool_size)
+    def __init__(self, url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> None:
+        self.engine = make_engine(url, pool_size, timeout)
         # Sessions never use loaded objects after an UPDATE or DELETE of their rows; they read them again.
         self.writing: sessionmaker[Session] = sessionmaker(self.engine, execution_options=WRITING)
         sa.event.listen(self.writing, "after_begin", join)
@@ -147,4 +166,4 @@ def includeme(config: Any) -> None:
     )
     config.include("pyramid_tm")
     settings = config.registry.mlapi
-    config.registry.database = Database(settings.database_url)
+    config.registry.database = Database(settings.database_url, timeout=settings.database_timeout)

@@ -114,6 +114,12 @@ class Settings:
     database_url: str = setting(
         text, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
     )
+    database_timeout: float = setting(
+        seconds,
+        "10",
+        "Time limit of a statement in PostgreSQL, and of waiting for the lock in SQLite, in seconds; beyond it, the "
+        "response is 503.",
+    )
     media_dir: Path = setting(path_or_none, "", "Folder of the contents of files. Empty: data_dir/files.")
     scratch_dir: Path = setting(
         path_or_none, "", "Folder for running jobs and for unpacking uploads. Empty: data_dir/scratch."

@@ -57,7 +57,7 @@ def _scheduler(settings: Settings) -> Scheduler:
     settings.scratch_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Scheduler(
         settings,
-        Database(settings.database_url),
+        Database(settings.database_url, timeout=settings.database_timeout),
         LocalExecutor(settings.scratch_dir, settings.module_python),
         open_store(settings.media_dir),
         lambda attempt_id: settings.url + TREE.path("attempt", {"attempt": attempt_id}),

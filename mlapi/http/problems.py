@@ -15,6 +15,7 @@ from pyramid.response import Response
 from pyramid.security import forget
 
 from mlapi import errors as domain
+from mlapi.database import is_full
 from mlapi.http.downloads import GUARDS, RangeNotSatisfiable
 from mlapi.http.forms import BadForm
 from mlapi.models.constraints import domain_error
@@ -220,7 +221,14 @@ def _of_integrity(error: sqlalchemy.exc.IntegrityError, request: Request) -> Pro
 
 
 def _of_database(error: Exception, _request: Request) -> Problem:
+    if is_full(error):
+        return _incident(error, 507, "No space left in the database. Quote incident {number} when you report it.")
     return _incident(error, 503, "Database unavailable. Retry later, or quote incident {number} when you report it.")
+
+
+def _of_driver(error: sqlalchemy.exc.DBAPIError, request: Request) -> Problem:
+    # PostgreSQL reports some ends of a connection as internal errors, such as that of an idle transaction.
+    return (_of_database if error.connection_invalidated else _of_unexpected)(error, request)
 
 
 def _of_unexpected(error: Exception, _request: Request) -> Problem:
@@ -255,6 +263,7 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     # A row that a request has found was deleted before it was read or written again.
     sqlalchemy.exc.NoResultFound: _of_not_found,
     sqlalchemy.orm.exc.StaleDataError: _of_not_found,
+    sqlalchemy.exc.DBAPIError: _of_driver,
     sqlalchemy.exc.OperationalError: _of_database,
     sqlalchemy.exc.TimeoutError: _of_database,
     Exception: _of_unexpected,

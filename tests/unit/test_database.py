@@ -110,7 +110,7 @@ def test_an_unsafe_sqlite_is_used_without_wal_and_with_a_warning(
         pytest.param("journal_mode", "wal", marks=needs_wal),
         ("synchronous", 2),
         ("foreign_keys", 1),
-        ("busy_timeout", 10_000),
+        ("busy_timeout", 30_000),
         ("journal_size_limit", 64 * 2**20),
     ],
 )
@@ -125,7 +125,7 @@ def test_every_connection_to_sqlite_is_configured(sqlite: Database, pragma: str,
     [
         ("TimeZone", "UTC"),
         ("statement_timeout", "30s"),
-        ("lock_timeout", "10s"),
+        ("lock_timeout", "15s"),
         ("idle_in_transaction_session_timeout", "1min"),
     ],
 )
@@ -133,6 +133,17 @@ def test_every_connection_to_postgresql_is_configured(postgresql: str, name: str
     engine = make_engine(postgresql)
     with engine.connect() as connection:
         assert connection.exec_driver_sql(f"SHOW {name}").scalar() == value
+    engine.dispose()
+
+
+def test_every_connection_to_postgresql_detects_a_lost_server(postgresql: str) -> None:
+    engine = make_engine(postgresql, timeout=7)
+    with engine.connect() as connection:
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection is not None
+        parameters = driver_connection.info.get_parameters()
+    expected = {"connect_timeout": "7", "keepalives_idle": "7", "keepalives_count": "3", "tcp_user_timeout": "7000"}
+    assert expected.items() <= parameters.items()
     engine.dispose()
 
 
@@ -244,10 +255,9 @@ def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Eng
 
 
 @pytest.fixture
-def impatient(sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+def impatient(sqlite: Database, url: str, tmp_path: Path) -> Iterator[Client]:
     """Ada's client of an application that waits only briefly for SQLite's lock."""
-    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
-    app = get_app(str(write_ini(tmp_path, url)))
+    app = get_app(str(write_ini(tmp_path, url, database_timeout=0.05)))
     with sqlite.writing.begin() as db:
         users.create(db, "ada", app.registry.passwords.hash(PASSWORD))
     yield Client(TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"}), "ada")
@@ -287,9 +297,8 @@ class Ended:
 def test_a_scheduler_survives_a_busy_database(
     sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     monkeypatch.setattr(scheduler, "RECOVERY", 0.01)
-    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url)
+    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url, timeout=0.05)
     scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"), str)
     thread = threading.Thread(target=scheduling.run)
     with sqlite.writing() as holder:
