@@ -4,6 +4,7 @@ For SQLite (docs/decisions/0004), an event begins transactions explicitly, so th
 start instead of failing later. WAL mode is used only in versions that do not lose commits.
 """
 
+import functools
 import importlib
 import logging
 from types import ModuleType
@@ -18,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from mlapi import postgresql
+from mlapi.turns import Busy, Turns, TurnTaking, busy_timeout
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ POOL = 8
 
 TIMEOUT = 30.0
 """Seconds for a statement, or for SQLite's lock, unless the setting `database_timeout` applies."""
+
+READERS = 2
+"""Number of threads and connections that writers of SQLite leave to readers."""
 
 DISK_FULL = "53100"
 """PostgreSQL's error code for a disk without space."""
@@ -60,12 +65,12 @@ def is_full(error: Exception) -> bool:
     return getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(cause, "sqlstate", "") == DISK_FULL
 
 
-def make_engine(url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> sa.Engine:
+def make_engine(url: str, pool_size: int = POOL, timeout: float = TIMEOUT, turns: Turns | None = None) -> sa.Engine:
     """An engine for a SQLite file or a PostgreSQL server.
 
-    `timeout` is the time limit of a statement in PostgreSQL, and of waiting for the lock in SQLite, in seconds. The
-    execution option ``sqlite_begin`` selects how a transaction begins in SQLite: DEFERRED for reading, or IMMEDIATE
-    (the default) for writing.
+    `timeout` is the time limit of a statement in PostgreSQL, and of waiting for the lock in SQLite, in seconds; writers
+    of SQLite in this process queue up in `turns`. The execution option ``sqlite_begin`` selects how a transaction
+    begins in SQLite: DEFERRED for reading, or IMMEDIATE (the default) for writing.
     """
     common: dict[str, object] = {
         "json_serializer": lambda value: orjson.dumps(value).decode(),
@@ -80,7 +85,9 @@ def make_engine(url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> sa
         _prepare_postgresql(engine, timeout)
         return engine
     driver = sqlite_driver()
-    engine = sa.create_engine(url, module=driver, **common)
+    connection = type("Connection", (TurnTaking, driver.Connection), {})
+    factory = functools.partial(connection, turns or Turns(pool_size - READERS), timeout)
+    engine = sa.create_engine(url, module=driver, connect_args={"factory": factory}, **common)
     _prepare_sqlite(engine, driver, timeout)
     return engine
 
@@ -107,7 +114,7 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> No
         connection.isolation_level = None  # The driver must not begin transactions of its own.
         cursor = connection.cursor()
         for pragma in (
-            f"PRAGMA busy_timeout={timeout * 1000:.0f}",
+            busy_timeout(timeout),
             f"PRAGMA journal_mode={'WAL' if wal else 'TRUNCATE'}",
             "PRAGMA synchronous=FULL",
             "PRAGMA foreign_keys=ON",
@@ -119,9 +126,10 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> No
     @sa.event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+        raw: Any = connection.connection.dbapi_connection
         try:
-            connection.connection.cursor().execute(f"BEGIN {mode}")
-        except driver.OperationalError as error:  # SQLAlchemy does not wrap errors of driver cursors.
+            raw.begin(mode)
+        except (driver.OperationalError, Busy) as error:  # SQLAlchemy does not wrap errors of driver connections.
             raise OperationalError(f"BEGIN {mode}", None, error) from error
 
 
@@ -129,11 +137,16 @@ class Database:
     """An engine; `writing` creates sessions, `reading` creates read-only connections."""
 
     def __init__(self, url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> None:
-        self.engine = make_engine(url, pool_size, timeout)
+        self._turns = Turns(pool_size - READERS)
+        self.engine = make_engine(url, pool_size, timeout, self._turns)
         # Sessions never use loaded objects after an UPDATE or DELETE of their rows; they read them again.
         self.writing: sessionmaker[Session] = sessionmaker(self.engine, execution_options=WRITING)
         sa.event.listen(self.writing, "after_begin", join)
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
+
+    def share(self, threads: int) -> None:
+        """Leave some of the server's threads to readers: limit the writers of SQLite that wait."""
+        self._turns.limit = max(min(threads, self._turns.limit + READERS) - READERS, 1)
 
 
 Reader = Session | sa.Connection

@@ -27,8 +27,8 @@ LIMITS = {
     "clear_untrusted_proxy_headers": "true",
 }
 
-ELSEWHERE = ("host", "port", "listen", "unix_socket")
-"""Options of waitress that are settings of mlapi instead, because the scheduler needs them too."""
+ELSEWHERE = ("host", "port", "listen", "unix_socket", "threads")
+"""Options of waitress that are settings of mlapi instead: the scheduler or the application needs them too."""
 
 
 def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
@@ -45,10 +45,11 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
     settings = app.registry.mlapi
     largest = max(settings.upload_limit, settings.report_limit, settings.log_piece_limit) + settings.body_limit
     limits = LIMITS | {"max_request_body_size": str(largest)}
+    app.registry.database.share(settings.threads)
     family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
     signal.signal(signal.SIGTERM, _exit)
     with family:
-        waitress.serve(app, **(limits | options), host=settings.host, port=settings.port)
+        waitress.serve(app, **(limits | options), host=settings.host, port=settings.port, threads=settings.threads)
 
 
 def _exit(*_signal: object) -> None:

@@ -16,11 +16,11 @@ from pyramid.paster import get_app
 from pyramid.request import Request
 from webtest import TestApp
 
-from mlapi.database import Database
+from mlapi.database import Database, make_engine
 from mlapi.http.problems import problem_of
 from mlapi.models import users
 from tests.conftest import archive_of
-from tests.processes import Answer, wait_for
+from tests.processes import Answer, Service, wait_for
 from tests.sockets import Proxy, ask, frozen, is_unavailable, serving
 from tests.support import (
     API,
@@ -221,6 +221,34 @@ def answers(database: Database) -> bool:
         return False
 
 
+def test_readers_do_not_wait_behind_writers_of_a_locked_sqlite(tmp_path: Path) -> None:
+    """Twice as many writers as threads; the lock is held until readers have their responses."""
+    service, engine = Service(tmp_path, f"sqlite:///{tmp_path}/test.db", database_timeout=60), None
+    try:
+        service.prepare()
+        engine = make_engine(service.url)
+        pipelines, headers = f"{API}/users/ada/pipelines", {"Content-Type": "application/json", **service.api.headers}
+        answers: list[Answer] = []
+
+        def write(_number: int) -> None:
+            answers.append(ask(service.port, "POST", pipelines, b'{"name": "p"}', headers))
+
+        with ThreadPoolExecutor(2 * THREADS) as pool, engine.connect() as outside:
+            outside.execute(sa.select(1))  # Begins a transaction, which takes the lock.
+            for number in range(2 * THREADS):
+                pool.submit(write, number)
+            wait_for(lambda: len(answers) == 2 * THREADS - 2, "the refusals", 30)
+            for _ in range(20):
+                assert ask(service.port, "GET", pipelines, b"", headers).status == 200
+            assert all(is_unavailable(answer) for answer in answers)
+            assert len(answers) == 2 * THREADS - 2  # The others wait, on half of the threads.
+        assert [answer.status for answer in answers[-2:]] == [201, 201]
+    finally:
+        service.close()
+        if engine is not None:
+            engine.dispose()
+
+
 @pytest.mark.parametrize("kind", ["disk", "limit"])
 def test_a_sqlite_without_space_left_is_a_problem(kind: str, application: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
@@ -236,6 +264,7 @@ def test_a_sqlite_without_space_left_is_a_problem(kind: str, application: Callab
             fields = {"tags": orjson.dumps({"a": "x" * 50_000}).decode()}
             answers = (root.form("users/root/files", fields, "file", "a.txt", b"a") for _ in range(1000))
             is_problem(next(answer for answer in answers if answer.status_int != 201), 507 if kind == "disk" else 503)
+            is_problem(next(answers), 507 if kind == "disk" else 503)  # Not a writer that waits in vain for its turn.
             assert root("GET", "files", status=200).json["items"]
         finally:
             app.registry.database.engine.dispose()  # Before the disk is unmounted.
