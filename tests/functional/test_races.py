@@ -8,8 +8,11 @@ import sqlalchemy as sa
 from webtest import TestApp
 
 from mlapi import check
+from mlapi.errors import Gone
+from mlapi.http.request import Request
 from mlapi.models import Job
 from mlapi.models.base import clock
+from mlapi.resources import TREE
 from tests.races import STAGES, Place, Races, Scene, at_once, cases, places
 from tests.support import Client, pipeline_of, services
 
@@ -110,3 +113,16 @@ def test_versions_that_are_registered_at_once_have_consecutive_numbers(root, app
     registered = at_once([lambda: scene.ask(place)] * 4, 4)
     assert {answer.status_int for answer in registered} == {201}
     assert violations() == []
+
+
+def test_an_item_that_was_deleted_meanwhile_is_gone(ada, wsgi):
+    file = ada.upload("a.txt", b"a", status=201).json
+    request = Request.blank("/", headers=ada.headers)
+    request.registry = wsgi.registry
+    item = TREE(request)["api"]["v1"]["files"][str(file["id"])]
+    assert item.reload().document()["name"] == "a.txt"
+    request.reader.rollback()
+    ada("DELETE", file["url"], status=200)
+    with pytest.raises(Gone):
+        item.reload()
+    request.reader.close()
