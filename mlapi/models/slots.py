@@ -10,6 +10,9 @@ from mlapi.models.base import clock
 from mlapi.models.jobs import Status
 from mlapi.models.workers import Health, Worker
 
+TRIAL = 10.0
+"""Seconds after which a job that a failing worker tries counts as running; a long job would block its other slots."""
+
 
 class Running(NamedTuple):
     """A running attempt, and whether its runner has fetched the job."""
@@ -41,11 +44,13 @@ class Allowance(NamedTuple):
 def allowance(db: Session | sa.Connection, worker: str, slots: int) -> Allowance:
     """Return how many jobs a worker with this number of slots may claim.
 
-    A blocked worker may claim none. A failing worker that is no longer blocked may claim one job at a time.
+    A blocked worker may claim none. A failing worker that is no longer blocked may claim one job at a time: the next
+    one when the last has ended, or has run for `TRIAL`.
     """
     own = sa.and_(Attempt.worker == worker, Attempt.status == Status.RUNNING)
     free = slots - (db.scalar(sa.select(sa.func.count()).select_from(Attempt).where(own)) or 0)
-    trials = sa.exists().where(own, Attempt.created >= Worker.blocked_until)
+    young = sa.or_(Attempt.fetched.is_(None), Attempt.fetched > clock(-TRIAL))
+    trials = sa.exists().where(own, Attempt.created >= Worker.blocked_until, young)
     failing = sa.select(Worker.faults, Worker.reason, Worker.blocked_until > clock(), trials)
     row = db.execute(failing.where(Worker.name == worker, Worker.health == Health.FAILING)).first()
     if row is None:

@@ -517,6 +517,11 @@ class TestReturned:
             [claim] = attempts.claim(session, "tests", 1, 60, trial=True)
         assert claim.job_id != sick.claim.job_id
         assert allowed() == (0, True)
+        for seconds, jobs in ((-1, 0), (-30, 1)):
+            with wsgi.registry.database.writing.begin() as session:
+                fetched = sa.update(Attempt).where(Attempt.id == claim.attempt_id)
+                session.execute(fetched.values(fetched=clock(seconds)))
+            assert allowed() == (jobs, True)
         Runner(app, wsgi, claim).finish("x")
         assert tuple(worker()) == ("healthy", 0, None, None)
         assert allowed() == (4, False)

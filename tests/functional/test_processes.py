@@ -109,20 +109,23 @@ def test_a_job_is_queued_again_immediately_if_its_runner_is_killed(service: Serv
     assert not function.lives
 
 
-def test_a_runner_suspended_beyond_its_lease_changes_nothing(service: Service, note: Path) -> None:
+def test_a_runner_suspended_beyond_its_lease_changes_nothing(service: Service, note: Path, tmp_path: Path) -> None:
     service.serve(MLAPI_JOB_LEASE=HASTY)
     run = service.start(task("wait", note, 60.0))
     (function,) = noted(note)
     runner = function.parent
     service.end_schedulers()  # The scheduler that started the runner would kill it.
     runner.send(signal.SIGSTOP)
-    service.schedule()
+    # Nor can the scheduler of another machine kill it.
+    another = service.schedule("another", MLAPI_SCRATCH_DIR=str(tmp_path / "scratch"))
     (job,) = service.over(run)
+    assert runner.lives
     assert (job["status"], job["attempt"]) == ("FINISHED", 2)
     runner.send(signal.SIGCONT)
     wait_for(lambda: not runner.lives and not function.lives, "the late runner to leave", 5)
     assert service.jobs(run) == [job]
     assert len(noted(note)) == 2
+    service.end(another)
 
 
 def test_a_job_survives_the_server(service: Service, note: Path) -> None:
