@@ -254,6 +254,7 @@ def test_a_scheduler_survives_a_machine_without_resources(
         wait_for(lambda: name in service.log("mlapi-scheduler")[before:], "the error", PATIENT)
         if lacking is no_processes:
             wait_for(lambda: (faults(service, "one") or (0, 0))[1] >= 1, "a fault", PATIENT)
+            assert faults(service, "one")[2] == f"The runner cannot be started: {name}."
         assert scheduler.poll() is None
     over = service.over(run, PATIENT)
     assert scheduler.poll() is None

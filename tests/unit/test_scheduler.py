@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mlapi.models.base import clock
 from mlapi.models.jobs import Status
 from mlapi.settings import Settings
 from mlapi.storage import open_store
-from tests.processes import free_port
+from tests.processes import free_port, wait_for
 from tests.rows import furnish
 
 
@@ -33,6 +34,7 @@ class Tickets:
         self.found: dict[int, bool | None] = {}
         self.on_kill: Callable[[int], None] = lambda attempt_id: None
         self.broken: Exception | None = None
+        self.failing: list[Exception] = []
 
     def submit(self, ticket: Ticket) -> None:
         if self.broken is not None:
@@ -48,6 +50,8 @@ class Tickets:
         return True
 
     def poll(self) -> dict[int, int | None]:
+        if self.failing:
+            raise self.failing.pop()
         ended, self.ended = self.ended, {}
         return ended
 
@@ -213,6 +217,30 @@ def test_a_runner_that_cannot_be_started_hands_its_job_back_and_counts_against_t
         db.execute(sa.update(Worker).values(blocked_until=clock(-1)))
     assert scheduler.tick() is True
     assert len(executor.tickets) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(errno.EAGAIN, "fork"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        sa.exc.OperationalError("", None, Exception()),
+        sa.exc.IntegrityError("", None, Exception()),
+    ],
+)
+def test_no_error_ends_the_scheduler(make: Make, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlapi.execution.scheduler.RECOVERY", 0.01)
+    scheduler, executor = make()
+    executor.failing = [error, error]
+    thread = threading.Thread(target=scheduler.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(executor.tickets) == 2, "the next ticks")
+    finally:
+        scheduler.stop()
+        thread.join()
+    assert executor.failing == []
 
 
 @pytest.mark.parametrize(
