@@ -19,20 +19,23 @@ import venusian
 from pyramid.httpexceptions import HTTPBadRequest, HTTPUnsupportedMediaType
 
 from mlapi import strict_json
-from mlapi.errors import DomainError, FieldError, Invalid
+from mlapi.errors import DomainError, FieldError, Invalid, TooLarge
 from mlapi.http.bodies import read_whole
-from mlapi.http.forms import Form, read_form
+from mlapi.http.forms import PARTS, TEXT, Form, read_form
+from mlapi.http.heads import accept
 from mlapi.http.problems import InvalidRequest
 from mlapi.resources.tree import Node, Tree
 from mlapi.storage import Blob
 
 if TYPE_CHECKING:
     from mlapi.http.request import Request
+    from mlapi.settings import Settings
 
 Context = TypeVar("Context", bound=Node)
 Answer = TypeVar("Answer")
 View = Callable[[Context, "Request"], Answer]
 Rules = Callable[[Context, "Request", dict[str, Any]], object]
+Limit = Callable[["Settings"], int]
 Sink = Callable[["Request", Iterable[bytes]], object]
 
 
@@ -40,6 +43,21 @@ def store_upload(request: Request, chunks: Iterable[bytes]) -> Blob:
     """Store an uploaded file. Raises `TooLarge`."""
     blob: Blob = request.store.put(chunks, request.settings.upload_limit)
     return blob
+
+
+def json_body(settings: Settings) -> int:
+    """The limit of a body, unless its view declares another."""
+    return settings.body_limit
+
+
+def uploaded_file(settings: Settings) -> int:
+    """The limit of a body that is a file."""
+    return settings.upload_limit
+
+
+def form_of(content: Limit) -> Limit:
+    """The limit of a form with content of this limit."""
+    return lambda settings: content(settings) + TEXT * PARTS
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,8 @@ class Expects:
     form: ExpectedForm | None = None
     raw: bool = False
     """Whether the body is bytes of any type, which the view reads."""
+    limit: Limit = json_body
+    """The maximum size of the body; a larger one is refused before it is received."""
     rules: Rules[Any] | None = None
     """The rules of the model for the fields of the body, as a function that raises `Invalid`.
 
@@ -73,14 +93,25 @@ class Expects:
     it writes is rolled back. If all fields are valid, it is not called: the view applies the same rules.
     """
 
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """The media types of the body; empty for any."""
+        if self.form is not None:
+            return self.form.form.media_types
+        return () if self.body is None else ("application/json",)
+
+
+NO_BODY = Expects()
+"""What a view without a schema expects."""
+
 
 def check(request: Request, schema: Expects | None = None, **_other: object) -> None:
     """Validate a request into `request.validated`. Raises `InvalidRequest` with all errors.
 
     A form, which may be large, is read last and only if the other parts are valid.
     """
-    if schema is None:
-        return
+    schema = schema or NO_BODY
+    limit = check_head(request, schema)
     errors: dict[str, list[FieldError]] = {"querystring": [], "header": [], "body": []}
     if schema.query is not None:
         parameters, repeated = query_of(request)
@@ -89,8 +120,10 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
         errors["querystring"] = repeated + [error for error in others if error.name not in names]
     if schema.headers is not None:
         errors["header"] = _validate(request, "headers", schema.headers, headers_of(request, schema.headers))
+    if not any(errors.values()):
+        accept(request, limit)
     if schema.body is not None:
-        body = json_of(request)
+        body = json_of(request, limit)
         errors["body"] = _validate(request, "body", schema.body, body)
         if schema.rules is not None and any(errors.values()) and isinstance(body, dict):
             errors["body"] += broken_rules(request, schema.rules, schema.body, body)
@@ -98,6 +131,17 @@ def check(request: Request, schema: Expects | None = None, **_other: object) -> 
         raise InvalidRequest({location: found for location, found in errors.items() if found})
     if schema.form is not None:
         read_form_of(request, schema.form)
+
+
+def check_head(request: Request, schema: Expects) -> int:
+    """Check the size and the type of a body, according to the head. Returns the maximum size; raises 413 and 415."""
+    limit = schema.limit(request.settings)
+    if (request.content_length or 0) > limit:
+        raise TooLarge(f"The body must have at most {limit} bytes.")
+    media_types = schema.media_types
+    if media_types and request.content_type not in media_types:
+        raise HTTPUnsupportedMediaType(f"Unsupported media type: expected {' or '.join(media_types)}.")
+    return limit
 
 
 def _validate(request: Request, name: str, schema: colander.Schema, values: object) -> list[FieldError]:
@@ -130,13 +174,9 @@ def broken_rules(
     return []
 
 
-def json_of(request: Request) -> object:
-    """The JSON body of a request. Raises 400, 413 and 415."""
-    if request.content_type != "application/json":
-        raise HTTPUnsupportedMediaType("Unsupported media type: expected application/json.")
-    body = read_whole(
-        request.body_file_raw, request.content_length, getattr(request.settings, request.context.body_limit)
-    )
+def json_of(request: Request, limit: int) -> object:
+    """The JSON body of a request. Raises 400 and 413."""
+    body = read_whole(request.body_file_raw, request.content_length, limit)
     try:
         return strict_json.loads(body)
     except strict_json.NotJson as error:
@@ -159,13 +199,10 @@ def headers_of(request: Request, schema: colander.Schema) -> dict[str, str]:
 
 
 def read_form_of(request: Request, expected: ExpectedForm) -> None:
-    """Read the form of a request, and pass its files to the sink. Raises 400, 413, 415 and `InvalidRequest`.
+    """Read the form of a request, and pass its files to the sink. Raises 400, 413 and `InvalidRequest`.
 
     The request holds no lock meanwhile, because the client may be slow.
     """
-    media_types = expected.form.media_types
-    if request.content_type not in media_types:
-        raise HTTPUnsupportedMediaType(f"Unsupported media type: expected {' or '.join(media_types)}.")
     request.pause_transaction()
     data = read_form(
         expected.form,

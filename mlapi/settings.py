@@ -134,6 +134,9 @@ class Settings:
         "Number of threads of the service that answer requests; all but two of them may do slow work, such as hashing "
         "passwords.",
     )
+    drain_timeout: float = setting(
+        seconds, "30", "Seconds for which the service completes accepted requests after it was asked to end."
+    )
     url: str = setting(
         url_or_empty,
         "",

@@ -124,6 +124,11 @@ Writer = Callable[[Problem, Request], Response]
 
 def write_problem(problem: Problem, _request: Request) -> Response:
     """Write a problem as `application/problem+json`."""
+    return response_of(problem)
+
+
+def response_of(problem: Problem) -> Response:
+    """Return the problem document, as a response to any request."""
     response = Response(status=problem.status, content_type="application/problem+json", charset=None)
     response.body = orjson.dumps(document(problem), default=str)
     response.headers.extend(problem.headers)

@@ -1,22 +1,38 @@
 """The server of `pserve`: waitress with the limits of the service and, if configured, a scheduler process."""
 
 import contextlib
+import functools
 import logging
+import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
-import waitress
 from pyramid.router import Router
+from waitress import wasyncore
+from waitress.server import BaseWSGIServer, create_server
 
-from mlapi.settings import SettingsError
+from mlapi.http.channel import Channel
+from mlapi.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 RESTART = 1.0
 """Seconds before a scheduler that ended is restarted."""
+
+IDLE = 2.0
+"""Seconds for which a server that drains keeps idle connections open, because their next requests may be on the way."""
+
+PLUGS = 100
+"""Attempts to take the last place in the queue of a listening socket."""
+
+FIRST_PASSED = 3
+"""The number of the first file descriptor that systemd passes."""
 
 LIMITS = {
     "connection_limit": "1000",  # With waitress' default, 100 idle connections block the server.
@@ -28,33 +44,126 @@ LIMITS = {
 }
 
 ELSEWHERE = ("host", "port", "listen", "unix_socket", "threads")
-"""Options of waitress that are settings of mlapi instead: the scheduler or the application needs them too."""
+"""Options of waitress that are settings of mlapi instead, because other parts need them too."""
 
 
 def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
-    """Serve until SIGTERM; called by pserve for ``[server:main] use = egg:mlapi``.
+    """Serve until SIGTERM or SIGINT; called by pserve for ``[server:main] use = egg:mlapi``.
 
-    `options` are options of waitress; the address comes from the settings. Raises `SettingsError` for an address
-    among the options.
+    `options` are options of waitress; address and threads come from the settings. Raises `SettingsError` for one of
+    these among the options.
     """
     for name in ELSEWHERE:
         if name in options:
-            raise SettingsError(
-                f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
-            )
+            where = "mlapi.threads" if name == "threads" else "mlapi.host and mlapi.port"
+            raise SettingsError(f"[server:main] cannot have the option {name}: set {where} in [app:main].")
     settings = app.registry.mlapi
-    largest = max(settings.upload_limit, settings.report_limit, settings.log_piece_limit) + settings.body_limit
-    limits = LIMITS | {"max_request_body_size": str(largest)}
+    logging.basicConfig()  # Has no effect if pserve has configured logging.
     app.registry.database.share(settings.threads)
+    server = Server(app, settings, options)
     family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, server.stop)
+    signal.signal(signal.SIGINT, server.stop)
     with family:
-        waitress.serve(app, **(limits | options), host=settings.host, port=settings.port, threads=settings.threads)
+        server.run()
 
 
-def _exit(*_signal: object) -> None:
-    """Exit as on Ctrl-C: waitress completes the current requests, for at most 5 seconds."""
-    sys.exit(0)
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Return a socket for every address of a host."""
+    sockets = []
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(infos):
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        sockets.append(made)
+    return sockets
+
+
+def inherited() -> list[socket.socket]:
+    """Return the listening sockets that the parent process has passed, according to the protocol of systemd.
+
+    They outlive this process: other processes can share them, and connections wait in them during a restart.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    sockets = [socket.socket(fileno=FIRST_PASSED + number) for number in range(int(os.environ["LISTEN_FDS"]))]
+    for passed in sockets:
+        passed.set_inheritable(False)
+    return sockets
+
+
+def close_own(listener: BaseWSGIServer) -> None:
+    """Close a listening socket of this process without the reset of a connection that the kernel has established.
+
+    First the queue of established connections is limited to one, then that place is taken by a connection of our own.
+    """
+    listener.socket.listen(0)
+    with contextlib.ExitStack() as plugs:
+        for _ in range(PLUGS):
+            while select.select([listener.socket], [], [], 0)[0]:
+                listener.handle_accept()
+            plug = plugs.enter_context(socket.socket(listener.family))
+            plug.settimeout(0.05)
+            with contextlib.suppress(OSError):  # The queue is full: somebody else was faster.
+                plug.connect(listener.socket.getsockname())
+                break
+        wasyncore.dispatcher.close(listener)
+
+
+class Server:
+    """waitress, which drains before it ends: it completes the requests that it has accepted."""
+
+    def __init__(self, app: Router, settings: Settings, options: dict[str, str]) -> None:
+        self.draining = False
+        self._patience = settings.drain_timeout
+        self._map: dict[int, wasyncore.dispatcher] = {}
+        largest = max(settings.upload_limit, settings.report_limit, settings.log_piece_limit) + settings.body_limit
+        limits = LIMITS | {"max_request_body_size": str(largest), "threads": str(settings.threads)}
+        sockets = inherited()
+        self._close = wasyncore.dispatcher.close if sockets else close_own
+        sockets = sockets or bind(settings.host, settings.port)
+        self._waitress = create_server(app, self._map, sockets=sockets, **(limits | options))
+        self._listeners = [each for each in self._map.values() if isinstance(each, BaseWSGIServer)]
+        for listener in self._listeners:
+            listener.channel_class = functools.partial(Channel, self)
+        self._waitress.print_listen("Serving on http://{}:{}")
+
+    def stop(self, *_signal: object) -> None:
+        """Begin to drain; a second signal ends the process at once."""
+        if self.draining:
+            sys.exit(1)
+        self.draining = True
+        self._listeners[0].pull_trigger()
+
+    def run(self) -> None:
+        """Serve until `stop`, then drain."""
+        while not self.draining:
+            self._poll(1.0)
+        self._drain()
+
+    def _poll(self, seconds: float) -> None:
+        """Handle what happens next."""
+        wasyncore.loop(seconds, self._waitress.adj.asyncore_use_poll, self._map, count=1)
+
+    def _drain(self) -> None:
+        """Accept no new connections, and complete the requests of the others, for at most `drain_timeout` seconds."""
+        for listener in self._listeners:
+            self._close(listener)  # Only its socket: the threads still use its trigger.
+        began = time.monotonic()
+        while (channels := self._channels()) and time.monotonic() < began + self._patience:
+            if time.monotonic() > began + IDLE:
+                for channel in channels:
+                    channel.will_close = channel.will_close or channel.idle
+            self._poll(0.1)
+        if channels:
+            log.warning("%d connections are closed before their requests have completed.", len(channels))
+        self._waitress.task_dispatcher.shutdown(timeout=1)
+
+    def _channels(self) -> list[Channel]:
+        return [each for each in self._map.values() if isinstance(each, Channel)]
 
 
 @contextlib.contextmanager

@@ -79,8 +79,6 @@ class Outputs(Part["AttemptItem"]):
 class Report(Part["AttemptItem"]):
     """The report of the result of an attempt."""
 
-    body_limit = "report_limit"
-
 
 class ModuleArchive(Part["AttemptItem"]):
     """The archive of the module that an attempt runs; exists only while the attempt is running."""

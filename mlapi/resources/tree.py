@@ -46,8 +46,6 @@ class Node:
     """The name of this class's key in URL templates; empty for all classes except items."""
     public: ClassVar[bool] = False
     """Whether the resource is accessible without authentication."""
-    body_limit: ClassVar[str] = "body_limit"
-    """The name of the setting with the maximum size of a JSON body."""
 
     tree: Tree
 

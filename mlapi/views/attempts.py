@@ -14,13 +14,16 @@ from mlapi.models.outputs import Output
 from mlapi.resources.attempts import AttemptItem, AttemptLog, Heartbeat, InputItem, ModuleArchive, Outputs, Report
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
-from mlapi.service import Expects, Service
+from mlapi.service import Expects, Service, uploaded_file
 from mlapi.views import answers
 
 attempt, heartbeat, log, outputs = Service(AttemptItem), Service(Heartbeat), Service(AttemptLog), Service(Outputs)
 report, module_archive, input_file = Service(Report), Service(ModuleArchive), Service(InputItem)
 
 attempt.get(permission=Permission.READ)(answers.show)
+
+LOG = Expects(query=schemas.LogOffset(), raw=True, limit=lambda settings: settings.log_piece_limit)
+REPORT = Expects(body=schemas.Report(), limit=lambda settings: settings.report_limit)
 
 
 class HeartbeatDocument(TypedDict):
@@ -70,7 +73,7 @@ def beat(heartbeat: Heartbeat, request: Request) -> HeartbeatDocument:
     return {"cancel": rules.beat(request.db, item.fence, request.settings.job_lease, first=first)}
 
 
-@log.put(permission=Permission.REPORT, schema=Expects(query=schemas.LogOffset(), raw=True))
+@log.put(permission=Permission.REPORT, schema=LOG)
 def append(log: AttemptLog, request: Request) -> LogDocument:
     """Append to the log, at its current end."""
     settings, offset = request.settings, request.validated["query"]["offset"]
@@ -78,7 +81,7 @@ def append(log: AttemptLog, request: Request) -> LogDocument:
     return {"offset": rules.append_log(request.db, log.item.fence, offset, piece, settings.log_limit)}
 
 
-@outputs.post(permission=Permission.REPORT, schema=Expects(raw=True))
+@outputs.post(permission=Permission.REPORT, schema=Expects(raw=True, limit=uploaded_file))
 def upload(outputs: Outputs, request: Request) -> UploadDocument:
     """Upload the content of an output file; the report turns it into a file."""
     fence = outputs.item.fence
@@ -90,7 +93,7 @@ def upload(outputs: Outputs, request: Request) -> UploadDocument:
     return {"sha256": blob.sha256, "size": blob.size}
 
 
-@report.post(permission=Permission.REPORT, schema=Expects(body=schemas.Report()))
+@report.post(permission=Permission.REPORT, schema=REPORT)
 def end(report: Report, request: Request) -> ReportDocument:
     """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs.
 

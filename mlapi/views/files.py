@@ -11,8 +11,10 @@ from mlapi.models.deletion import Held, delete_file
 from mlapi.resources.files import AllFiles, FileContent, FileDocument, FileItem, Files
 from mlapi.schemas.files import FileChange, FileForm, NewFile
 from mlapi.security import Permission
-from mlapi.service import ExpectedForm, Expects, Service
+from mlapi.service import ExpectedForm, Expects, Service, form_of, uploaded_file
 from mlapi.views import answers
+
+UPLOAD = Expects(form=ExpectedForm.of("file", "blob", schema=FileForm()), limit=form_of(uploaded_file))
 
 files, file, content, all_files = Service(Files), Service(FileItem), Service(FileContent), Service(AllFiles)
 
@@ -21,7 +23,7 @@ file.get(permission=Permission.READ)(answers.show)
 all_files.get(permission=Permission.READ, schema=answers.listing(AllFiles))(answers.page)
 
 
-@files.post(permission=Permission.WRITE, schema=Expects(form=ExpectedForm.of("file", "blob", schema=FileForm())))
+@files.post(permission=Permission.WRITE, schema=UPLOAD)
 def create(files: Files, request: Request) -> FileDocument:
     """Upload a file as a form: `file` (or `blob`), and optionally `tags` (JSON) and `parent` (URL)."""
     [upload], fields = request.validated.files, request.validated["form"]
@@ -30,7 +32,7 @@ def create(files: Files, request: Request) -> FileDocument:
     return answers.created(files[str(file.id)], request)
 
 
-@files.put(permission=Permission.WRITE, schema=Expects(query=NewFile(), raw=True))
+@files.put(permission=Permission.WRITE, schema=Expects(query=NewFile(), raw=True, limit=uploaded_file))
 def create_raw(files: Files, request: Request) -> FileDocument:
     """Upload a file as the raw body of the request, with its `name` in the query string."""
     request.pause_transaction()

@@ -23,7 +23,7 @@ from mlapi.resources.modules import (
 )
 from mlapi.schemas.modules import ModuleForm
 from mlapi.security import Permission
-from mlapi.service import ExpectedForm, Expects, Service
+from mlapi.service import ExpectedForm, Expects, Service, form_of
 from mlapi.views import answers
 
 modules, module = Service(Modules), Service(ModuleItem)
@@ -55,9 +55,13 @@ def intake(request: Request) -> Intake:
     return Intake(request.store, request.settings.scratch_dir)
 
 
-@modules.post(
-    permission=Permission.REGISTER, schema=Expects(form=ExpectedForm.of("archive", schema=ModuleForm(), sink=spool))
+ARCHIVE = Expects(
+    form=ExpectedForm.of("archive", schema=ModuleForm(), sink=spool),
+    limit=form_of(lambda settings: settings.module_limit),
 )
+
+
+@modules.post(permission=Permission.REGISTER, schema=ARCHIVE)
 def create(modules: Modules, request: Request) -> RegisteredModule:
     """Register a module version from a form of `name` and `archive`. Registered content keeps its version."""
     [upload], name = request.validated.files, request.validated["form"]["name"]

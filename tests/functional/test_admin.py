@@ -236,14 +236,23 @@ def test_all_invalid_settings_are_reported_and_nothing_starts(tmp_path: Path, pr
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("option", ["host = 127.0.0.1", "port = 6543", "listen = *:6543", "unix_socket = socket"])
-def test_an_address_among_the_server_options_is_rejected(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "where"),
+    [
+        ("host = 127.0.0.1", "mlapi.host and mlapi.port"),
+        ("port = 6543", "mlapi.host and mlapi.port"),
+        ("listen = *:6543", "mlapi.host and mlapi.port"),
+        ("unix_socket = socket", "mlapi.host and mlapi.port"),
+        ("threads = 4", "mlapi.threads"),
+    ],
+)
+def test_a_setting_among_the_server_options_is_rejected(tmp_path: Path, option: str, where: str) -> None:
     ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db")
     ini.write_text(ini.read_text().replace("[server:main]\n", f"[server:main]\n{option}\n"))
     done = subprocess.run([command("pserve"), ini], capture_output=True, text=True, timeout=20, check=False)
     name = option.partition(" ")[0]
     assert done.returncode == 1
-    message = f"[server:main] cannot have the option {name}: set mlapi.host and mlapi.port in [app:main]."
+    message = f"[server:main] cannot have the option {name}: set {where} in [app:main]."
     assert done.stderr.splitlines()[-1] == f"mlapi.settings.SettingsError: {message}"
 
 
