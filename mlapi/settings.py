@@ -163,12 +163,16 @@ class Settings:
         whole, "1048576", "Size of a page of a list in bytes after which it ends, with a link to the next page."
     )
     log_limit: int = setting(whole, "10485760", "Maximum size of a job's log in bytes; the rest is discarded.")
-    log_piece_limit: int = setting(whole, "262144", "Maximum size in bytes of a piece of a log that a runner sends.")
+    log_piece_limit: int = setting(whole, "1048576", "Maximum size in bytes of a piece of a log that a runner sends.")
     report_limit: int = setting(
         whole, "16777216", "Maximum size in bytes of a runner's report, with metrics and the tags of all outputs."
     )
     sweep_grace: float = setting(seconds, "3600", "Seconds after which unreferenced contents are deleted.")
-    job_timeout: float = setting(seconds, "3600", "Time limit of a job in seconds, unless its task has one.")
+    job_timeout: float = setting(
+        seconds,
+        "3600",
+        "Time limit in seconds of a job's download, function and delivery each, unless its task has one.",
+    )
     job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a task in seconds.")
     job_attempts: int = setting(
         whole, "3", "Number of failures, attempts whose worker is lost while it runs the job, after which it fails."

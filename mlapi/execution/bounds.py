@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from mlapi.execution.errors import AttemptOver, JobCancelled, JobFailed, JobReturned, Refused
@@ -12,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlapi.execution.client import Client
     from mlapi.execution.lease import Lease
 
 PATIENCE = 300.0
@@ -92,25 +90,3 @@ class Bounds:
         while (left := until - now()) > 0:
             time.sleep(min(left, INTERVAL))
             self.check()
-
-
-class Watchdog:
-    """A thread that interrupts the request of a client when the attempt ends, so that nothing waits for its answer."""
-
-    def __init__(self, bounds: Bounds, client: Client) -> None:
-        self._bounds, self._client = bounds, client
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Watch from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Interrupt nothing from now on."""
-        self._stop.set()
-
-    def _run(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            if self._bounds.end() is not None:
-                self._client.interrupt()

@@ -112,7 +112,10 @@ class Download:
         if self.size > self._limit:
             raise Damaged
         self.digest.update(chunk)
-        self._out.write(chunk)
+        # The first write to a disk without space for all of the chunk is short; only the next one fails.
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[self._out.write(rest) :]
         self._bounds.check()
 
 

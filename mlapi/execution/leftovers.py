@@ -155,8 +155,8 @@ def _recorded(folder: str, name: str) -> tuple[int, str]:
     """Return the id and the start of a recorded process, or 0 and no start."""
     try:
         with open(os.path.join(folder, name), encoding="ascii") as file:
-            pid, started = file.read(64).split()
-            return int(pid), str(int(started))
+            pid, started = map(int, file.read(64).split())
+            return (pid, str(started)) if 0 < pid < 2**31 else (0, "")
     except (OSError, ValueError):
         return 0, ""
 

@@ -14,12 +14,13 @@ import json
 import signal
 import sys
 
-from mlapi.execution.bounds import Bounds, Watchdog
+from mlapi.execution.bounds import Bounds
 from mlapi.execution.client import Client
 from mlapi.execution.conclusion import conclusion, machine_fault, unsuccessful
 from mlapi.execution.deliver import collect, upload
 from mlapi.execution.errors import (
     SERVICE,
+    WORKER,
     AttemptOver,
     JobCancelled,
     JobFailed,
@@ -34,6 +35,7 @@ from mlapi.execution.lease import Lease
 from mlapi.execution.log import CHUNK, Log
 from mlapi.execution.process import guard_self, kill_strays
 from mlapi.execution.watch import start, watch
+from mlapi.execution.watchdog import Watchdog
 from mlapi.execution.workspace import Workspace
 
 TYPE_CHECKING = False
@@ -59,8 +61,8 @@ EXIT_UNREPORTED = 4
 EXIT_REFUSED = 5
 """The service refused the token of the attempt with status 401: nothing was reported, and nothing is left running."""
 
-LAST_WORDS = 10.0
-"""Seconds for the report of an attempt that had to end."""
+LAST_WORDS = 5.0
+"""Seconds for the rest of the log, and for the report, of an attempt that had to end."""
 
 FETCH = "The module and the inputs were not downloaded within {} s."
 DELIVERY = "The results were not delivered within {} s."
@@ -100,8 +102,7 @@ class Run:
         bounds.lease.set_length(attempt["lease"])
         bounds.patience = attempt.get("delivery_timeout", bounds.patience)
         self._heartbeat.send_first(client, attempt["heartbeat"])
-        number = self._ticket["attempt"].rpartition("/")[2]
-        with Workspace(self._ticket["scratch"], number if number.isalnum() else "0") as workspace:
+        with self._workspace() as workspace:
             outputs, failure = self._result(attempt, workspace)
             bounds.begin_transfer(DELIVERY, attempt["timeout"])
             report = self._deliver(attempt, outputs, failure)
@@ -109,6 +110,14 @@ class Run:
                 client.report(report)
             except Refused as error:
                 raise JobReturned(f"The report was refused for {bounds.patience:g} s: {error}", SERVICE) from error
+
+    def _workspace(self) -> Workspace:
+        """Create the folder of the attempt, which has the id of the attempt in its name."""
+        number = self._ticket["attempt"].rpartition("/")[2]
+        try:
+            return Workspace(self._ticket["scratch"], number if number.isalnum() else "0")
+        except OSError as error:
+            raise JobReturned(f"The scratch folder of the machine cannot be used: {error.strerror}.", WORKER) from error
 
     def _result(self, attempt: Attempt, workspace: Workspace) -> tuple[Outputs | None, JobFailed | None]:
         """Download what the function needs and execute it. Returns its outputs, or why it failed."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import AttemptOver, Conflict
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
-from mlapi.models.jobs import Job, Status, advance, lock_run, move
+from mlapi.models.jobs import TERMINAL, Job, Status, advance, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
 from mlapi.models.workers import Worker, count_fault, recover
@@ -108,8 +108,8 @@ class Report:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the report, by which its repetition is recognized."""
-        return _digest(str(self.status), self.reason, self.metrics, [vars(output) for output in self.outputs])
+        """The digest of the report."""
+        return digest_of(str(self.status), self.reason, self.metrics, [vars(output) for output in self.outputs])
 
 
 def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = False) -> list[Claim]:
@@ -225,16 +225,14 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
     """End an attempt and its job, record outputs and metrics, and queue or cancel the dependent jobs.
 
     Returns the final status of the job: FAILED instead of FINISHED if the manifest requires an output that is
-    missing. Everything happens in one transaction and only once: the same report again has the same result and no
-    effect, another one raises `AttemptOver`. Raises `Invalid` for an output that was not uploaded and for an unknown
-    input.
+    missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
+    `Invalid` for an output that was not uploaded and for an unknown input.
     """
     job = db.get(Job, fence.job_id)
     if job is None:
         raise AttemptOver()
     lock_run(db, job.run_id)
-    if repeated := _hold_or_repeat(db, fence, report.digest):
-        return Status(repeated)
+    hold(db, fence)
     status, reason, metrics = report.status, report.reason, report.metrics
     if status == Status.FINISHED:
         missing = missing_output(db.get_one(Function, job.function_id), report.outputs)
@@ -253,24 +251,22 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
     return status
 
 
-def _hold_or_repeat(db: Session, fence: Fence, digest: str) -> str | None:
-    """Lock the job of an attempt, or return the status of the attempt if it has ended by a report with this digest.
+def repeated(db: Session, fence: Fence, digest: str) -> Status:
+    """The status of the job after an attempt that has ended by the report with this digest.
 
-    The first response to a report may be lost. Raises `AttemptOver` if the attempt has ended otherwise.
+    A runner repeats a report whose response was lost. Raises `AttemptOver` if the attempt has ended otherwise.
     """
-    try:
-        hold(db, fence)
-    except AttemptOver:
-        same = sa.and_(Attempt.id == fence.id, Attempt.report_digest == digest)
-        status = db.scalar(sa.select(Attempt.status).where(same))
-        if status is None:
-            raise
-        return status
-    return None
+    query = sa.select(Attempt.status, Job.status.label("job"), Job.attempt).join(Job, Attempt.job_id == Job.id)
+    row = db.execute(query.where(Attempt.id == fence.id, Attempt.report_digest == digest)).first()
+    if row is None:
+        raise AttemptOver()
+    # A job that was handed back has been queued again, unless that ended it.
+    over = row.attempt == fence.number and row.job in TERMINAL
+    return Status(row.job) if over else Status.QUEUED
 
 
-def _digest(*content: object) -> str:
-    """The SHA-256 of the content of a report as canonical JSON."""
+def digest_of(*content: object) -> str:
+    """The SHA-256 of the content of a report as canonical JSON, by which its repetition is recognized."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -322,16 +318,13 @@ def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, limit: 
     `fault` is `WORKER` if the machine is the cause, and counts against the worker. Only a job that its worker hands
     back again and again while it completes others counts a failure, and fails after `limit` of them. `SERVICE` always
     counts a failure: the function ran, and would run for ever if the service never took its results. If cancellation is
-    requested, the job is cancelled. The same again has no effect. Raises `AttemptOver`.
+    requested, the job is cancelled. Raises `AttemptOver`.
     """
     job = db.scalars(sa.select(Job).where(Job.id == fence.job_id)).one()
     lock_run(db, job.run_id)
-    digest = _digest(RETURNED, reason, fault)
-    repeated = _hold_or_repeat(db, fence, digest)
+    hold(db, fence)
     db.refresh(job)
-    if repeated:
-        return Status(job.status) if job.attempt == fence.number and job.ended is not None else Status.QUEUED
-    return _put_back(db, job, fence, limit, RETURNED, reason, fault, digest)
+    return _put_back(db, job, fence, limit, RETURNED, reason, fault, digest_of(RETURNED, reason, fault))
 
 
 _ENDS = {LOST: "Worker lost", RETURNED: "Handed back"}

@@ -1,9 +1,11 @@
 """Attempts: the endpoints of runners (`execution.runner`)."""
 
+from functools import partial
 from typing import TypedDict
 
 from pyramid.response import Response
 
+from mlapi.errors import AttemptOver
 from mlapi.http.bodies import read_chunks, read_whole
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
@@ -94,16 +96,22 @@ def upload(outputs: Outputs, request: Request) -> UploadDocument:
 
 
 @report.post(permission=Permission.REPORT, schema=REPORT)
-def end(report: Report, request: Request) -> ReportDocument:
+def finish(report: Report, request: Request) -> ReportDocument:
     """Report the result, once: records outputs and metrics, and queues or cancels the dependent jobs.
 
     The status RETURNED hands the job back, which queues it again; `fault` is "worker" if the machine is the cause, and
     "service" if the service has not accepted the results. The same report again has the same response.
     """
-    body, fence = request.validated["body"], report.item.fence
+    body, fence, db = request.validated["body"], report.item.fence, request.db
     if body["status"] == RETURNED:
-        reason = body["reason"] or "No reason was given."
-        return {"status": rules.hand_back(request.db, fence, reason, body["fault"], request.settings.job_attempts)}
-    outputs = [Output(**output) for output in body["outputs"]]
-    ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)
-    return {"status": rules.report(request.db, fence, ending)}
+        reason, fault = body["reason"] or "No reason was given.", body["fault"]
+        digest = rules.digest_of(RETURNED, reason, fault)
+        end = partial(rules.hand_back, db, fence, reason, fault, request.settings.job_attempts)
+    else:
+        outputs = [Output(**output) for output in body["outputs"]]
+        ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)
+        digest, end = ending.digest, partial(rules.report, db, fence, ending)
+    try:
+        return {"status": end()}
+    except AttemptOver:
+        return {"status": rules.repeated(db, fence, digest)}

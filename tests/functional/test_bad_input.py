@@ -159,8 +159,8 @@ def test_a_body_of_another_media_type_is_rejected(content_type, world, with_body
 
 
 def test_a_body_over_the_limit_is_rejected(world, with_body, wsgi):
-    body = b'{"name": "%s"}' % (b"x" * wsgi.registry.mlapi.body_limit)
-    for method, path, _ in with_body:
+    for method, path, schema in with_body:
+        body = b'{"name": "%s"}' % (b"x" * schema.limit(wsgi.registry.mlapi))
         is_problem(send(world, method, path, body), 413)
 
 

@@ -94,7 +94,12 @@ class TestAttempt:
             "timeout": 7,
             "heartbeat": settings.job_heartbeat,
             "lease": settings.job_lease,
+            "delivery_timeout": settings.delivery_timeout,
             "log_limit": settings.log_limit,
+            "log_piece_limit": settings.log_piece_limit,
+            "report_limit": settings.report_limit,
+            "metrics_limit": settings.metrics_limit,
+            "tags_limit": settings.tags_limit,
             "module": {
                 "name": "helloworld",
                 "version": version.rpartition("/")[2],
@@ -177,7 +182,7 @@ class TestLog:
         assert put(0, b"").json == put(0, b"").json == {"offset": 0}
 
     def test_has_a_limit(self, put, ada, both, wsgi):
-        limit, piece = wsgi.registry.mlapi.log_limit, wsgi.registry.mlapi.body_limit
+        limit, piece = wsgi.registry.mlapi.log_limit, wsgi.registry.mlapi.log_piece_limit
         for offset in range(0, limit, piece):
             assert put(offset, b"x" * piece).json == {"offset": offset + piece}
         for beyond in (limit, 2**63 - 1):
@@ -305,6 +310,52 @@ class TestReport:
         before = both()
         is_problem(tell(runner, second, status="FAILED", reason="Otherwise."), 409)
         assert both() == before
+
+    @pytest.mark.parametrize(
+        ("report", "answer"),
+        [
+            ({"status": "FINISHED", "metrics": {"b": 1, "a": [2.5, "ä"]}}, "FINISHED"),
+            ({"status": "FAILED", "reason": "So it was."}, "FAILED"),
+            ({"status": "CANCELLED", "reason": None}, "CANCELLED"),
+            ({"status": "RETURNED", "reason": "Stopped.", "fault": None}, "QUEUED"),
+            ({"status": "RETURNED", "reason": "Disk full.", "fault": "worker"}, "QUEUED"),
+        ],
+    )
+    def test_again_has_the_same_response(self, report, answer, runner, both, app, wsgi):
+        if report["status"] == "FINISHED":
+            output = {"name": "x", "sha256": runner.put(b"x"), "tags": {"t": 1}, "origin": "created"}
+            report = {**report, "outputs": [output]}
+        first = runner("POST", f"{runner.url}/report", report, status=200)
+        before = both()
+        for again in (report, dict(reversed(report.items()))):
+            assert runner("POST", f"{runner.url}/report", again, status=200).json == first.json == {"status": answer}
+        is_problem(runner("POST", f"{runner.url}/report", {**report, "reason": "Otherwise."}), 409)
+        assert both() == before
+        if answer == "QUEUED":
+            [other] = claimed(app, wsgi)
+            assert runner("POST", f"{runner.url}/report", report, status=200).json == first.json
+            is_problem(other("POST", f"{runner.url}/report", report), 404)
+            assert other.report(status="FAILED").json == {"status": "FAILED"}
+
+    def test_of_missing_outputs_has_the_same_response_again(self, root, files, app, wsgi):
+        pipeline, _ = pipeline_of(root, {"function": picky(root)})
+        mine = [root.upload(f"{name}.txt", b"", status=201).json["url"] for name in "ab"]
+        root("POST", pipeline["runs"], {"files": mine}, status=201)
+        [runner] = claimed(app, wsgi)
+        assert [runner.report().json for _ in range(2)] == [{"status": "FAILED"}] * 2
+
+    def test_may_be_larger_than_other_bodies(self, runner, wsgi):
+        limit = wsgi.registry.mlapi.body_limit
+        sha256 = runner.put(b"x")
+        tags = {"text": "x" * 60_000}
+        outputs = [
+            {"name": f"{number}", "sha256": sha256, "tags": tags, "origin": "created"}
+            for number in range(limit // 60_000)
+        ]
+        assert runner.report(outputs=outputs).json == {"status": "FINISHED"}
+
+    def test_has_a_limit(self, runner, wsgi):
+        is_problem(runner.report(reason="x" * wsgi.registry.mlapi.report_limit), 413)
 
 
 class TestOutputs:
@@ -468,6 +519,14 @@ class TestReturned:
         ada("POST", f"{both()[0]['url']}/cancel", status=200)
         assert returned(runner).json == {"status": "CANCELLED"}
         assert [job["status"] for job in both()] == ["CANCELLED", "CANCELLED"]
+
+    def test_refused_by_the_service_fails_at_last(self, runner, both, worker, app, wsgi):
+        for _ in range(wsgi.registry.mlapi.job_attempts - 1):
+            assert returned(runner, "service").json == {"status": "QUEUED"}
+            [runner] = claimed(app, wsgi)
+        assert returned(runner, "service").json == {"status": "FAILED"}
+        assert both()[0]["reason"].startswith("Handed back in 3 of 3 attempts. Last: ")
+        assert worker().faults == 0
 
     @pytest.mark.parametrize("fault", ["job", "", 1, ["worker"]])
     def test_has_no_other_faults(self, fault, runner):

@@ -18,6 +18,7 @@ RUNNER = {
     "mlapi.archives.readers",
     "mlapi.execution",
     "mlapi.execution.bounds",
+    "mlapi.execution.watchdog",
     "mlapi.execution.client",
     "mlapi.execution.conclusion",
     "mlapi.execution.contract",

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pkgutil
+import resource
 import signal
 import subprocess
 import sys
@@ -64,6 +65,7 @@ class Server(ThreadingHTTPServer):
         self.command, self.arguments = ["python", "main.py"], {}
         self.log, self.outputs, self.reports, self.calls = b"", {}, [], []
         self.cancel, self.over, self.last_beat = False, False, 0.0
+        self.body = b""
         self.fault = lambda method, path: None
         self.lock = threading.Lock()
 
@@ -109,6 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.calls.append((self.command, path))
+            server.body = body
         fault = server.fault(self.command, path)
         if isinstance(fault, int):
             return self.answer(fault, {"title": "Broken", "detail": "It is broken."})
@@ -178,7 +181,7 @@ def server():
 class Runner:
     """A runner with a ticket."""
 
-    def __init__(self, server, folder: Path, main: str | bytes, **settings):
+    def __init__(self, server, folder: Path, main: str | bytes, python=sys.executable, file_size=None, **settings):
         server.archive = main if isinstance(main, bytes) else pack_module(main)
         self.note = folder / "note"
         server.arguments = {"note": str(self.note), **server.arguments}
@@ -188,7 +191,7 @@ class Runner:
             "attempt": server.url,
             "token": TOKEN,
             "scratch": str(self.scratch),
-            "python": sys.executable,
+            "python": python,
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlapi.execution.runner"],
@@ -197,6 +200,8 @@ class Runner:
             text=True,
             env=os.environ | {"SECRET_OF_THE_SERVICE": "hunter2"},
         )
+        if file_size is not None:
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (file_size, file_size))
         self.process.stdin.write(json.dumps(ticket) + "\n")
         self.process.stdin.close()
 
@@ -662,13 +667,14 @@ def test_an_attempt_that_has_already_ended_starts_nothing(server, start):
     assert not runner.note.exists()
 
 
-def test_a_stopped_runner_exits_without_a_report(server, start):
+def test_a_stopped_runner_hands_its_job_back(server, start):
     runner = start(SLEEPER)
     pid = runner.read_note()
     runner.process.terminate()
-    assert runner.end() == 3
+    report = runner.report()
     assert not alive(pid)
-    assert server.reports == []
+    assert report == {"status": "RETURNED", "reason": "The runner was told to stop.", "fault": None}
+    assert server.log == b"begun\n"
 
 
 def test_a_function_dies_with_its_runner_and_the_next_runner_sweeps(server, start):

@@ -11,7 +11,7 @@ def test_a_workspace_is_private_and_leaves_nothing(tmp_path):
     scratch = tmp_path / "made" / "scratch"
     with Workspace(str(scratch)) as place:
         made = sorted(str(path.relative_to(place.path)) for path in Path(place.path).rglob("*"))
-        assert made == ["job", "job/input", "job/output", "job/tmp", "module"]
+        assert made == ["job", "job/input", "job/output", "job/tmp", "module", "runner"]
         assert Path(place.path).parent == scratch
         assert Path(place.path).name.startswith("attempt-")
         assert Path(place.path).stat().st_mode & 0o777 == 0o700
