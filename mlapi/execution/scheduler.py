@@ -114,12 +114,12 @@ class Scheduler:
 
     def tick(self) -> bool:
         """Check runners, leases and the queue once; returns whether a job was claimed."""
+        ended = {attempt_id: _ending(code) for attempt_id, code in self._executor.poll().items()}
+        self._ended |= ended
         if time.monotonic() >= self._next_heartbeat:
             self._beat()
         if not self._settled:
             self._settle()
-        ended = {attempt_id: _ending(code) for attempt_id, code in self._executor.poll().items()}
-        self._ended |= ended
         late = time.monotonic() >= self._next_lease_check
         if late:
             self._next_lease_check = time.monotonic() + LATE

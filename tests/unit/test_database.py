@@ -290,6 +290,9 @@ class Ended:
         self.polls += 1
         return {1: 9}
 
+    def kill(self, attempt_id: int) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 
@@ -298,8 +301,8 @@ def test_a_scheduler_survives_a_busy_database(
     sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "RECOVERY", 0.01)
-    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url, timeout=0.05)
-    scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"), str)
+    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url)
+    scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"), str, lambda: True)
     thread = threading.Thread(target=scheduling.run)
     with sqlite.writing() as holder:
         add(holder, "grace")
