@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import jobs, rates, startup, transfers
+from benchmarks import jobs, rates, startup, transfers, worst
 from benchmarks.table import Row, render
 from mlapi.database import sqlite_driver
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "life": jobs.life,
     "files": transfers.files,
     "pserve": startup.pserve,
+    "worst": worst.requests,
 }
 
 QUIET = 0.3

@@ -53,6 +53,11 @@ class Connection:
         self._socket.sendall(request)
         return self._answer()
 
+    def exchange(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; returns the status and the body of the response, whatever it is."""
+        self._socket.sendall(request)
+        return self._read_answer()
+
     def upload(self, method: str, path: str, content_type: str, length: int, pieces: Iterable[bytes]) -> dict[str, Any]:
         """Send a body of `length` bytes in chunks; returns the JSON document of the response."""
         self._socket.sendall(self._head(method, path, content_type, length))
@@ -84,11 +89,15 @@ class Connection:
             lines += [f"Content-Type: {content_type}", f"Content-Length: {length}"]
         return "\r\n".join([*lines, "", ""]).encode()
 
-    def _answer(self) -> bytes:
+    def _read_answer(self) -> tuple[int, bytes]:
         status, length = self._read_head()
         while len(self._left) < length:
             self._receive()
         body, self._left = self._left[:length], self._left[length:]
+        return status, body
+
+    def _answer(self) -> bytes:
+        status, body = self._read_answer()
         if not 200 <= status < 300:
             raise Refused(f"{status} {body[:500].decode(errors='replace')}")
         return body

@@ -8,6 +8,7 @@
 
 import copy
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -44,13 +45,6 @@ class Draining(Protocol):
     draining: bool
 
 
-class Limits(Protocol):
-    """The options of waitress that limit a request, in bytes; a request of exactly that size is refused too."""
-
-    max_request_header_size: int
-    max_request_body_size: int
-
-
 class Refusal(Error):
     """The application's response to the head of a request."""
 
@@ -62,9 +56,10 @@ class Refusal(Error):
 class Parser(HTTPRequestParser):
     """A request while it is received: waitress' parser, with a limit of the body and of the heads of its chunks."""
 
-    adj: Limits
     accepted = False
     """Whether the application has accepted the head."""
+    limit = sys.maxsize
+    """The maximum size of the body in bytes."""
     continues = False
     """Whether the client waits for "100 Continue" before it sends a large body."""
 
@@ -85,7 +80,7 @@ class Parser(HTTPRequestParser):
         if self.chunked and not self.completed:
             if len(self.body_rcv.control_line) + len(self.body_rcv.trailer) > CHUNK_HEAD:
                 self._refuse(BadRequest("The head of a chunk is too long"))
-            elif self.accepted and len(self.body_rcv) > self.adj.max_request_body_size:
+            elif len(self.body_rcv) > self.limit:
                 self._refuse(RequestEntityTooLarge(""))
         return consumed
 
@@ -101,9 +96,7 @@ class Parser(HTTPRequestParser):
 
     def accept(self, limit: int) -> None:
         """Receive the body, up to a limit in bytes."""
-        self.accepted = True
-        self.adj = copy.copy(self.adj)
-        self.adj.max_request_body_size = limit + 1
+        self.accepted, self.limit = True, limit
 
     @property
     def head(self) -> "Parser":
@@ -146,11 +139,11 @@ class ProblemTask(ErrorTask):
         self.write(b"" if getattr(self.request, "command", "") == "HEAD" else response.body)
 
     def _response(self) -> Response:
-        error, adj = self.request.error, self.request.adj
+        error = self.request.error
         if isinstance(error, Refusal):
             return error.response
         words = next(WORDS[kind] for kind in type(error).__mro__ if kind in WORDS)
-        detail = words(error, adj.max_request_header_size - 1, adj.max_request_body_size - 1)
+        detail = words(error, self.channel.adj.max_request_header_size - 1, self.request.limit)
         return secured(response_of(Problem(error.code, detail)))
 
 

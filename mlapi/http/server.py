@@ -39,6 +39,7 @@ LIMITS = {
     "asyncore_use_poll": "true",  # select() supports at most 1024 sockets.
     "channel_timeout": "60",
     "max_request_header_size": "32768",
+    "max_request_body_size": str(sys.maxsize),  # The application decides, by the head of the request.
     "ident": "",
     "clear_untrusted_proxy_headers": "true",
 }
@@ -120,8 +121,7 @@ class Server:
         self.draining = False
         self._patience = settings.drain_timeout
         self._map: dict[int, wasyncore.dispatcher] = {}
-        largest = max(settings.upload_limit, settings.report_limit, settings.log_piece_limit) + settings.body_limit
-        limits = LIMITS | {"max_request_body_size": str(largest), "threads": str(settings.threads)}
+        limits = LIMITS | {"threads": str(settings.threads)}
         sockets = inherited()
         self._close = wasyncore.dispatcher.close if sockets else close_own
         sockets = sockets or bind(settings.host, settings.port)

@@ -301,7 +301,7 @@ def test_a_scheduler_survives_a_busy_database(
     sqlite: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "RECOVERY", 0.01)
-    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url)
+    settings, executor, own = Settings.read({"mlapi.data_dir": str(tmp_path)}, {}), Ended(), Database(url, timeout=0.05)
     scheduling = scheduler.Scheduler(settings, own, executor, LocalStore(tmp_path / "files"), str, lambda: True)
     thread = threading.Thread(target=scheduling.run)
     with sqlite.writing() as holder:
