@@ -51,26 +51,29 @@ the registered services.
 - **Request bodies** are `application/json`, except uploads. Values are not coerced: `"3"` is not an integer. Unknown
   fields are errors.
 - **Errors** are problem documents (RFC 9457, `application/problem+json`) with `type`, `title`, `status` and `detail`.
-  For 422, `errors` lists the `location`, `name` and `description` of all errors.
+  For 422, `errors` lists the `location`, `name` and `description` of all errors, at most 100; if there are more, the
+  last one has their number.
 - **Lists** are paginated: a page has `items` and `next`, the URL of the next page or null. `limit` is at most 200, by
-  default 50. Lists are ordered newest first, except tasks, the jobs of a run, and functions.
+  default 50; a page of more than `page_limit` bytes has fewer items. Lists are ordered newest first, except tasks, the jobs of a run, and functions.
 - **References** to resources are URLs. In requests, the path is sufficient.
 - **Times** are RFC 3339 in UTC. **Ids** are integers and never reused.
 
 | status | meaning |
 | --- | --- |
-| 400 | malformed request: JSON, form or URL; host not allowed |
+| 400 | malformed request: head, JSON, form or URL; more than 100 query parameters; host not allowed |
 | 401 | authentication required, or invalid token |
 | 403 | permission denied |
 | 404 | not found, or not visible to the caller |
 | 405 | method not allowed; `Allow` lists the allowed methods |
 | 409 | conflict with the current state; the problem describes it |
-| 413 | request body too large |
+| 413 | request body too large; decided by the head of the request, before a large body is sent |
 | 415 | unsupported media type |
 | 416 | range not satisfiable |
 | 422 | validation failed |
+| 431 | head of the request larger than 32 KiB |
 | 500 | internal error, with an `incident` number to report |
-| 503 | database unavailable; `Retry-After` is the number of seconds to wait |
+| 501 | transfer coding other than `chunked` |
+| 503 | database unavailable, or too much slow work, such as logins; `Retry-After` is the number of seconds to wait |
 | 507 | no space left on the storage device |
 
 With an `Idempotency-Key`, starting a run can be repeated safely: the same key returns the existing run with status 200.
