@@ -54,7 +54,8 @@ the registered services.
   For 422, `errors` lists the `location`, `name` and `description` of all errors, at most 100; if there are more, the
   last one has their number.
 - **Lists** are paginated: a page has `items` and `next`, the URL of the next page or null. `limit` is at most 200, by
-  default 50; a page of more than `page_limit` bytes has fewer items. Lists are ordered newest first, except tasks, the jobs of a run, and functions.
+  default 50; a page that reaches `page_limit` bytes has fewer items. Lists are ordered newest first, except tasks, the
+  jobs of a run, and functions.
 - **References** to resources are URLs. In requests, the path is sufficient.
 - **Times** are RFC 3339 in UTC. **Ids** are integers and never reused.
 

@@ -2,7 +2,7 @@
 
 import enum
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -55,13 +55,13 @@ def _rows(name: str, fields: Iterable[str]) -> Callable[[Iterable[Any]], Row]:
     return partial(tuple.__new__, namedtuple(name, fields))
 
 
-def _size(columns: list[sa.ColumnElement[object]]) -> Callable[[Row], int]:
-    """A function that returns the size in bytes of the texts and JSON values of a row with these columns."""
+def _size(columns: list[sa.ColumnElement[object]]) -> Callable[[Sequence[Row]], int]:
+    """A function that returns the size in bytes of the texts and JSON values of rows with these columns."""
     large = [index for index, column in enumerate(columns) if isinstance(column.type, sa.String | sa.JSON)]
     if not large:
-        return lambda _row: 0
+        return lambda _rows: 0
     values = itemgetter(*large)
-    return lambda row: len(orjson.dumps(values(row)))
+    return lambda rows: len(orjson.dumps(list(map(values, rows))))
 
 
 class Fields:
@@ -75,8 +75,8 @@ class Fields:
         """The type of the row of a single item."""
         self.list_row = _rows("ListRow", self._names_in_lists())
         """The type of the rows of a list."""
-        self.size: Callable[[Row], int] = _size([field.column for field in self._fields.values() if not field.detail])
-        """The size of a row of a list in bytes, as far as it is not limited by the types of the columns."""
+        self.size = _size([field.column for field in self._fields.values() if not field.detail])
+        """The size of rows of a list in bytes, as far as it is not limited by the types of the columns."""
 
     def __getitem__(self, name: str) -> Field:
         return self._fields[name]

@@ -7,6 +7,7 @@ the same rule.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 USERS_READ: list[Access] = [(Allow, Authenticated, (Permission.READ,))]
 """Every user may read."""
+
+CHUNK = 51
+"""Number of rows to read at once: a page of the default size, and the row after it."""
 
 Condition = sa.ColumnElement[bool]
 Statement = sa.Select[*tuple[Any, ...]]
@@ -238,7 +242,7 @@ class Collection(Node, Generic[AnyItem]):
     ) -> tuple[Sequence[Row], int | None]:
         """At most `limit` rows that match the filters, starting after the cursor `after`, and the next cursor.
 
-        The page also ends with the row by which it reaches `most_bytes`; further rows are not read from the database.
+        The page also ends with the row by which it reaches `most_bytes`; the rows after it are read in part.
         """
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
@@ -246,15 +250,20 @@ class Collection(Node, Generic[AnyItem]):
         values |= identity.parameters | {"limit": limit + 1, "after": after}
         if self.tied_by is not None:
             values["parent"] = self.parent_key
-        rows: list[Row] = []
-        fields, size = self.item.fields, 0
+        fields, rows, size = self.item.fields, list[Row](), 0
         with self.request.reader.execute(statement, values) as result:
-            for row in map(fields.list_row, result):
-                if len(rows) == limit or size >= most_bytes:
-                    return rows, getattr(rows[-1], self.order)
-                rows.append(row)
-                size += fields.size(row)
-        return rows, None
+            while len(rows) <= limit and (chunk := list(map(fields.list_row, result.fetchmany(CHUNK)))):
+                rows += chunk
+                if size >= most_bytes:
+                    break  # The page is full, and has a next one.
+                size += fields.size(chunk)
+        kept = rows[:limit] if size < most_bytes else self._first(rows[:limit], most_bytes)
+        return kept, getattr(kept[-1], self.order) if len(rows) > len(kept) else None
+
+    def _first(self, rows: list[Row], most_bytes: float) -> list[Row]:
+        """The rows up to that by which they reach a size in bytes."""
+        sizes = itertools.accumulate(self.item.fields.size([row]) for row in rows)
+        return rows[: 1 + next((index for index, size in enumerate(sizes) if size >= most_bytes), len(rows))]
 
     def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Statement:
         """The SELECT of a page, built once for each role and set of filters."""
