@@ -27,12 +27,13 @@ class Bounds:
     """The bounds of an attempt: its lease, a stop of the runner, a cancellation, and the time limit of each phase.
 
     Everything that can take long calls `check` or `sleep`. `patience` is the number of seconds for which a refused
-    request is repeated, and `refusal` the last refusal of a request that is being repeated.
+    request is repeated, `refusal` the last refusal of a request that is being repeated, and `reporting` whether the
+    report has been sent.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease, self.patience = lease, PATIENCE
-        self.cancelled = self.stopped = False
+        self.cancelled = self.stopped = self.reporting = False
         self.refusal = ""
         self.renew: Callable[[], None] | None = None
         self._deadline, self._overdue = float("inf"), ""

@@ -191,6 +191,7 @@ class Client:
     def report(self, report: Report) -> None:
         """Report the result of the attempt, which ends it. Raises `JobFailed` if the report is rejected."""
         body = json.dumps(report, allow_nan=False).encode()
+        self._bounds.reporting = True
         try:
             self.call(Request("POST", "/report", body, timeout=UPLOAD_TIMEOUT))
         except Rejected as error:

@@ -53,7 +53,7 @@ class Heartbeat:
         self._client.close()
 
     def _send_if_due(self) -> None:
-        if now() >= self._due:
+        if now() >= self._due and not self._stop.is_set():
             self._send()
 
     def _send(self) -> None:
@@ -73,6 +73,10 @@ class Heartbeat:
             self._due = sent + self._interval
             if response.json().get("cancel") is True:
                 self._bounds.cancelled = True
+        elif response.status in ENDED and self._bounds.reporting:
+            # Probably the report has ended the attempt, and its response is on its way, or was lost: then the
+            # repetition gets it.
+            self.stop()
         elif response.status in ENDED:
             self._lease.end(response.message())
         else:

@@ -342,3 +342,24 @@ def test_a_sleep_ends_with_the_attempt():
     with pytest.raises(JobReturned):
         bounds.sleep(NEVER)
     assert time.monotonic() - began < NEVER
+
+
+def test_a_heartbeat_after_the_report_does_not_keep_the_runner_from_repeating_it(server, start):
+    """The first report has ended the attempt, its response is lost, and a heartbeat learns of the end before."""
+    reports, beats = [], []
+
+    def fault(method, path):
+        if path == "/heartbeat" and reports:
+            beats.append(path)
+            return 409
+        if path == "/report":
+            reports.append(server.body)
+            if len(reports) == 1:
+                wait_for(lambda: beats)
+                return "hang up"
+        return None
+
+    server.fault = fault
+    assert start("finish()").report()["status"] == "FINISHED"
+    assert len(reports) == 2
+    assert reports[0] == reports[1]
