@@ -1,12 +1,13 @@
 """The server of `pserve`: waitress with the limits of the service and, if configured, a scheduler process."""
 
 import contextlib
+import ctypes
 import functools
 import logging
 import os
-import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -28,8 +29,18 @@ RESTART = 1.0
 IDLE = 2.0
 """Seconds for which a server that drains keeps idle connections open, because their next requests may be on the way."""
 
-PLUGS = 100
-"""Attempts to take the last place in the queue of a listening socket."""
+HANDSHAKES = 1.0
+"""Seconds for which a server that drains completes connections that are being established."""
+
+SO_ATTACH_FILTER = 26
+ONLY_ESTABLISHED = (
+    (0x30, 0, 0, 13),  # Load the byte of flags of the TCP header,
+    (0x54, 0, 0, 0x12),  # of which only SYN and ACK matter.
+    (0x15, 0, 1, 0x02),  # If SYN is set without ACK,
+    (0x06, 0, 0, 0),  # drop the packet,
+    (0x06, 0, 0, 0xFFFFFFFF),  # otherwise keep it.
+)
+"""A filter of packets (classic BPF) that drops requests for new connections."""
 
 FIRST_PASSED = 3
 """The number of the first file descriptor that systemd passes."""
@@ -96,22 +107,18 @@ def inherited() -> list[socket.socket]:
     return sockets
 
 
-def close_own(listener: BaseWSGIServer) -> None:
-    """Close a listening socket of this process without the reset of a connection that the kernel has established.
+def ignore_new(listening: socket.socket) -> None:
+    """Have the kernel drop requests for new connections, whose clients repeat them after a second.
 
-    First the queue of established connections is limited to one, then that place is taken by a connection of our own.
+    Connections that are being established are completed, unlike by a queue of length zero. Only Linux has such filters.
     """
-    listener.socket.listen(0)
-    with contextlib.ExitStack() as plugs:
-        for _ in range(PLUGS):
-            while select.select([listener.socket], [], [], 0)[0]:
-                listener.handle_accept()
-            plug = plugs.enter_context(socket.socket(listener.family))
-            plug.settimeout(0.05)
-            with contextlib.suppress(OSError):  # The queue is full: somebody else was faster.
-                plug.connect(listener.socket.getsockname())
-                break
-        wasyncore.dispatcher.close(listener)
+    if sys.platform != "linux":
+        return
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in ONLY_ESTABLISHED)
+    buffer = ctypes.create_string_buffer(program)
+    filter_ = struct.pack("@HP", len(ONLY_ESTABLISHED), ctypes.addressof(buffer))
+    with contextlib.suppress(OSError):  # Without the filter, connections that come at the last moment are reset.
+        listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
 
 class Server:
@@ -123,7 +130,7 @@ class Server:
         self._map: dict[int, wasyncore.dispatcher] = {}
         limits = LIMITS | {"threads": str(settings.threads)}
         sockets = inherited()
-        self._close = wasyncore.dispatcher.close if sockets else close_own
+        self._shared = bool(sockets)
         sockets = sockets or bind(settings.host, settings.port)
         self._waitress = create_server(app, self._map, sockets=sockets, **(limits | options))
         self._listeners = [each for each in self._map.values() if isinstance(each, BaseWSGIServer)]
@@ -150,9 +157,8 @@ class Server:
 
     def _drain(self) -> None:
         """Accept no new connections, and complete the requests of the others, for at most `drain_timeout` seconds."""
-        for listener in self._listeners:
-            self._close(listener)  # Only its socket: the threads still use its trigger.
         began = time.monotonic()
+        self._complete_handshakes()
         while (channels := self._channels()) and time.monotonic() < began + self._patience:
             if time.monotonic() > began + IDLE:
                 for channel in channels:
@@ -161,6 +167,20 @@ class Server:
         if channels:
             log.warning("%d connections are closed before their requests have completed.", len(channels))
         self._waitress.task_dispatcher.shutdown(timeout=1)
+
+    def _complete_handshakes(self) -> None:
+        """Close the listening sockets, without the reset of a connection that is established or about to be.
+
+        The connections in a shared socket are left to the other processes.
+        """
+        if not self._shared:
+            for listener in self._listeners:
+                ignore_new(listener.socket)
+            end = time.monotonic() + HANDSHAKES
+            while time.monotonic() < end:
+                self._poll(0.1)
+        for listener in self._listeners:
+            wasyncore.dispatcher.close(listener)  # Only its socket: the threads still use its trigger.
 
     def _channels(self) -> list[Channel]:
         return [each for each in self._map.values() if isinstance(each, Channel)]

@@ -388,6 +388,13 @@ def test_the_drain_is_limited(server: Service) -> None:
     server.serve()
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of a signal; a server that listens has some."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught & (1 << (number - 1)))
+
+
 def test_two_processes_share_a_port_and_a_restart_is_not_noticed(server: Service) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -409,6 +416,8 @@ def test_two_processes_share_a_port_and_a_restart_is_not_noticed(server: Service
 
         processes = [start(), start()]
         try:
+            for each in processes:
+                wait_for(lambda pid=each.pid: catches(pid, signal.SIGTERM), "a process to serve", 60)
             with Traffic(port) as traffic:
                 for round_ in range(1, 4):
                     wait_for(lambda seen=traffic.answered: traffic.answered > seen + 100, "some traffic", 60)
@@ -416,6 +425,8 @@ def test_two_processes_share_a_port_and_a_restart_is_not_noticed(server: Service
                     oldest.send_signal(signal.SIGTERM)
                     assert oldest.wait(timeout=60) == 0, round_
                     processes.append(start())
+                    newest = processes[-1].pid
+                    wait_for(lambda pid=newest: catches(pid, signal.SIGTERM), "a process to serve", 60)
             assert (traffic.failed, traffic.refused) == ([], 0)
         finally:
             for each in processes:
