@@ -42,6 +42,12 @@ class FieldErrors:
     def __init__(self) -> None:
         self._errors: dict[FieldError, None] = {}  # A set in order: thousands of errors are compared at once.
 
+    def __iter__(self) -> Iterator[FieldError]:
+        return iter(self._errors)
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
     def add(self, name: str, description: str) -> None:
         """Add an error, unless it is a duplicate."""
         self._errors[FieldError(name, description)] = None

@@ -212,10 +212,10 @@ def read_form_of(request: Request, expected: ExpectedForm) -> None:
         functools.partial(expected.sink, request),
     )
     request.validated["files"] = data.files
-    try:
-        request.validated["form"] = expected.schema.deserialize(data.fields)
-    except colander.Invalid as invalid:
-        raise InvalidRequest({"body": list(field_errors(invalid))}) from None
+    broken = {error.name for error in data.errors}
+    others = _validate(request, "form", expected.schema, data.fields)
+    if errors := data.errors + [error for error in others if error.name.partition(".")[0] not in broken]:
+        raise InvalidRequest({"body": errors})
 
 
 def field_errors(invalid: colander.Invalid) -> Iterator[FieldError]:

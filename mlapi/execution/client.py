@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from mlapi.execution.bounds import Bounds
-    from mlapi.execution.contract import Attempt, Report
+    from mlapi.execution.contract import Attempt, Inputs, Report
 
 CHUNK = 256 * 1024
 TIMEOUT = 10.0
@@ -149,6 +149,12 @@ class Client:
         """Return the attempt: what to run, and its limits."""
         attempt: Attempt = json.loads(self.call(Request("GET", "")).body)
         return attempt
+
+    def inputs(self, url: str) -> Inputs:
+        """Return a page of the inputs of the attempt, by its URL."""
+        query = urlsplit(url).query
+        page: Inputs = json.loads(self.call(Request("GET", f"/inputs?{query}")).body)
+        return page
 
     def download(self, path: str, target: str, size: int, sha256: str) -> None:
         """Download `path` to a new file, or raise `Damaged` unless it has this size and SHA-256."""

@@ -33,10 +33,18 @@ class Input(TypedDict):
     tags: dict[str, object]
 
 
+class Inputs(TypedDict):
+    """A page of the inputs of a job, and the URL of the next page."""
+
+    items: list[Input]
+    next: str | None
+
+
 class Attempt(TypedDict):
     """An attempt at a job. `lease`, `heartbeat`, `timeout` and `delivery_timeout` are in seconds, limits in bytes.
 
-    A service of an older version has not all limits.
+    `inputs` is the first page of the inputs, and `more_inputs` the URL of the second. A service of an older version has
+    not all limits, and a single page.
     """
 
     lease: float
@@ -53,6 +61,7 @@ class Attempt(TypedDict):
     command: list[str]
     module: Module
     inputs: list[Input]
+    more_inputs: NotRequired[str | None]
 
 
 class Output(TypedDict):

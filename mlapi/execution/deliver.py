@@ -37,8 +37,10 @@ def _check_limits(attempt: Attempt, outputs: Outputs) -> None:
     if _size(outputs.metrics) > limit:
         raise JobFailed(f"The metrics are larger than {limit} bytes.")
     limit = attempt.get("tags_limit", UNLIMITED)
+    inherited = {file["name"]: file["tags"] for file in attempt["inputs"]}
     for file in outputs.files:
-        if _size(file.tags) > limit:
+        tags = {**inherited[file.name], **file.tags} if file.origin == "unchanged" else file.tags
+        if _size(tags) > limit:
             raise JobFailed(f"The tags of output {file.name!r} are larger than {limit} bytes.")
 
 

@@ -22,6 +22,7 @@ def fetch(client: Client, bounds: Bounds, attempt: Attempt, workspace: Workspace
     """Download everything an attempt needs. The bounds are checked, and heartbeats sent, after every chunk."""
     _fetch_module(client, attempt["module"], workspace)
     bounds.check()
+    _list_inputs(client, attempt)
     for file in attempt["inputs"]:
         _fetch_input(client, file, workspace)
     _write_manifest(attempt, workspace)
@@ -46,6 +47,15 @@ def _fetch_module(client: Client, module: Module, workspace: Workspace) -> None:
     except BadArchive as error:
         raise JobFailed(f"Module {module['name']!r} cannot be unpacked: {error}") from error
     os.unlink(archive)
+
+
+def _list_inputs(client: Client, attempt: Attempt) -> None:
+    """Complete the inputs of an attempt, whose document has only the first page of them."""
+    following = attempt.get("more_inputs")
+    while following is not None:
+        page = client.inputs(following)
+        attempt["inputs"] += page["items"]
+        following = page["next"]
 
 
 def _fetch_input(client: Client, file: Input, workspace: Workspace) -> None:

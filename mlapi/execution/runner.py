@@ -61,6 +61,9 @@ EXIT_UNREPORTED = 4
 EXIT_REFUSED = 5
 """The service refused the token of the attempt with status 401: nothing was reported, and nothing is left running."""
 
+EXIT_STOPPED = 6
+"""The runner was told to stop while the service was not reachable: nothing was reported."""
+
 LAST_WORDS = 5.0
 """Seconds for the rest of the log, and for the report, of an attempt that had to end."""
 
@@ -189,7 +192,7 @@ class Run:
             except JobFailed as rejected:
                 client.report(conclusion(rejected))
         except (Refused, JobFailed):
-            return EXIT_UNREPORTED
+            return EXIT_STOPPED if isinstance(error, JobReturned) and error.fault is None else EXIT_UNREPORTED
         expected = isinstance(error, (JobFailed, JobCancelled, JobReturned, Refused)) or machine_fault(error)
         return EXIT_REPORTED if expected else EXIT_FAILED
 

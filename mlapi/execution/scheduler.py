@@ -15,7 +15,7 @@ from mlapi.database import Database
 from mlapi.errors import AttemptOver
 from mlapi.execution import leftovers
 from mlapi.execution.executors.base import Executor, Ticket
-from mlapi.execution.runner import EXIT_REFUSED, EXIT_UNREPORTED
+from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.models import Attempt, attempts, jobs, slots, workers
 from mlapi.models.attempts import WORKER
 from mlapi.models.blobs import referenced
@@ -59,6 +59,8 @@ class Ending(NamedTuple):
     """The fault that is certainly the cause: the job is handed back."""
     unfetched: str | None = WORKER
     """The fault if the runner has not even fetched the job."""
+    stopped: bool = False
+    """Whether the runner was told to stop: the job is handed back."""
 
 
 class Scheduler:
@@ -190,7 +192,7 @@ class Scheduler:
     def _put_back(self, db: sa.orm.Session, fence: attempts.Fence, ending: Ending, *, fetched: bool) -> bool:
         """Queue, fail or cancel the job of an attempt without a result; returns False if it had one after all."""
         limit = self._settings.job_attempts
-        if ending.fault is None:
+        if ending.fault is None and not ending.stopped:
             return attempts.lose(db, fence, limit, ending.reason, None if fetched else ending.unfetched)
         try:
             attempts.hand_back(db, fence, ending.reason, ending.fault, limit)
@@ -257,6 +259,8 @@ def _ending(code: int | None) -> Ending:
     """Return why an attempt ends whose runner ended with an exit status, which is unknown of an adopted runner."""
     if code == EXIT_REFUSED:
         return Ending(REFUSED, WORKER)
+    if code == EXIT_STOPPED:
+        return Ending("The runner was told to stop.", stopped=True)
     if code == EXIT_UNREPORTED:
         return Ending("The service did not take the report of the runner in time.")
     status = "" if code is None else f" with exit status {code}"

@@ -6,14 +6,14 @@ Files are read as a stream and never held in memory.
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
-from mlapi.errors import Invalid, TooLarge
+from mlapi.errors import FieldError, FieldErrors, Invalid, TooLarge
 from mlapi.file_names import plain_name
 from mlapi.http.bodies import Readable
 from mlapi.storage import CHUNK
@@ -84,10 +84,11 @@ class FormFile(NamedTuple, Generic[Content]):
 
 @dataclass(frozen=True, slots=True)
 class FormData(Generic[Content]):
-    """The content of a form: its text fields by name, and its files in their order."""
+    """The content of a form: its text fields by name, its files in their order, and the errors of both."""
 
     fields: dict[str, str]
     files: list[FormFile[Content]]
+    errors: list[FieldError] = field(default_factory=list)
 
 
 class Part(NamedTuple):
@@ -108,23 +109,26 @@ def read_form(
 ) -> FormData[Content]:
     """Read a form whose files and text fields may come in any order; `put` stores a file from its chunks.
 
-    Raises `BadForm` for broken syntax or too many parts or headers, `TooLarge` for an urlencoded form beyond its
-    limit, and `Invalid` for a field that is unknown, missing, duplicate or not valid. Blobs that were stored
-    before a later field was refused are left to the sweep.
+    The errors of the form are those of fields that are unknown, missing, duplicate or not valid. After the first error
+    no file is stored; blobs that were stored before are left to the sweep. Raises `BadForm` for broken syntax or too
+    many parts or headers, and `TooLarge` for an urlencoded form beyond its limit.
     """
-    data: FormData[Content] = FormData({}, [])
+    fields, files, errors, count = dict[str, str](), list[FormFile[Content]](), FieldErrors(), 0
     with closing(_parts(form, body_file, content_type, content_length)) as parts:
         for part in parts:
-            if part.name in form.files:
-                filename = _filename(part, form, len(data.files))
-                data.files.append(FormFile(part.name, filename, put(part.content)))
-            else:
-                _check_text_field(part, form, data.fields)
-                data.fields[part.name] = _text(part)
-    if len(data.files) < form.at_least:
+            with errors.collect():
+                if part.name in form.files:
+                    filename = _filename(part, form, count)
+                    count += 1
+                    if not errors:
+                        files.append(FormFile(part.name, filename, put(part.content)))
+                else:
+                    _check_text_field(part, form, fields)
+                    fields[part.name] = _text(part)
+    if count < form.at_least and form.files.isdisjoint(error.name for error in errors):
         missing = "A file is required." if form.at_least == 1 else f"At least {form.at_least} files are required."
-        raise Invalid.field(min(form.files), missing)
-    return data
+        errors.add(min(form.files), missing)
+    return FormData(fields, files, list(errors))
 
 
 def _parts(form: Form, body_file: Readable, content_type: str, content_length: int | None) -> Generator[Part]:

@@ -98,10 +98,14 @@ class Request(PyramidRequest):
         if "tm.active" in self.environ:
             session: Session = self.db
             return session
-        database: Database = self.registry.database
-        connection: sa.Connection = database.reading()
+        connection = self.reading()
         self.add_finished_callback(lambda _request: connection.close())
         return connection
+
+    def reading(self) -> sa.Connection:
+        """A new read-only connection, for a request of any method that must not wait for writers."""
+        database: Database = self.registry.database
+        return database.reading()
 
     @reify
     def root_url(self) -> str:

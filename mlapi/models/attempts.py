@@ -5,6 +5,7 @@ Every write of a runner is fenced by its attempt: a runner that has lost its lea
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -221,12 +222,12 @@ def hand_in(db: Session, fence: Fence, sha256: str, size: int) -> None:
         db.flush()
 
 
-def report(db: Session, fence: Fence, report: Report) -> Status:
+def report(db: Session, fence: Fence, report: Report, tags_limit: float = math.inf) -> Status:
     """End an attempt and its job, record outputs and metrics, and queue or cancel the dependent jobs.
 
     Returns the final status of the job: FAILED instead of FINISHED if the manifest requires an output that is
     missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
-    `Invalid` for an output that was not uploaded and for an unknown input.
+    `Invalid` for an output that was not uploaded, an unknown input, and tags over their limit in bytes.
     """
     job = db.get(Job, fence.job_id)
     if job is None:
@@ -237,7 +238,7 @@ def report(db: Session, fence: Fence, report: Report) -> Status:
     if status == Status.FINISHED:
         missing = missing_output(db.get_one(Function, job.function_id), report.outputs)
         if missing is None:
-            create_outputs(db, job, fence.id, report.outputs)
+            create_outputs(db, job, fence.id, report.outputs, tags_limit)
         else:
             status, reason = Status.FAILED, missing
     if status != Status.FINISHED:

@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -36,15 +37,19 @@ class Output:
     input: int | None = None
 
 
-def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Output]) -> None:
-    """Create the output files of a finished job; an unchanged input keeps its tags. Raises `Invalid`."""
+def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Output], tags_limit: float) -> None:
+    """Create the output files of a finished job; an unchanged input keeps its tags, and gets those of the output.
+
+    Raises `Invalid` for an output that was not uploaded, an unknown input, and tags over their limit in bytes.
+    """
     uploads = {row.sha256: row.size for row in db.scalars(sa.select(Upload).where(Upload.attempt_id == attempt_id))}
     query = sa.select(JobInput.number, File.id, File.tags).join(File, JobInput.file_id == File.id)
     inputs = {row.number: row for row in db.execute(query.where(JobInput.job_id == job.id))}
-    _check_outputs(outputs, uploads, inputs)
-    for output in outputs:
+    inherited = {row.number: row.tags for row in inputs.values()}
+    tags = [{**inherited.get(_kept(output), {}), **output.tags} for output in outputs]
+    _check_outputs(outputs, uploads, inputs, tags, tags_limit)
+    for output, own_tags in zip(outputs, tags, strict=True):
         parent = inputs[output.input] if output.input is not None else None
-        inherited = parent.tags if parent is not None and output.origin == "unchanged" else {}
         db.add(
             File(
                 owner_id=job.owner_id,
@@ -52,7 +57,7 @@ def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Out
                 sha256=output.sha256,
                 size=uploads[output.sha256],
                 kind=Kind.OUTPUT,
-                tags={**inherited, **output.tags},
+                tags=own_tags,
                 parent_id=parent.id if parent is not None else None,
                 job_id=job.id,
             )
@@ -60,9 +65,22 @@ def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Out
         db.flush()  # One by one: the ids of the files are in the order of the report.
 
 
-def _check_outputs(outputs: Sequence[Output], uploads: Container[str], inputs: Container[int]) -> None:
+def _kept(output: Output) -> int | None:
+    """The number of the input that an output repeats, if any."""
+    return output.input if output.origin == "unchanged" else None
+
+
+def _check_outputs(
+    outputs: Sequence[Output],
+    uploads: Container[str],
+    inputs: Container[int],
+    tags: Sequence[JsonObject],
+    tags_limit: float,
+) -> None:
     errors = FieldErrors()
     for index, output in enumerate(outputs):
+        if len(orjson.dumps(tags[index])) > tags_limit:
+            errors.add(f"outputs.{index}.tags", f"Must have at most {tags_limit} bytes of JSON.")
         if output.sha256 not in uploads:
             errors.add(f"outputs.{index}.sha256", "Upload not found in this attempt.")
         if output.input is not None and output.input not in inputs:

@@ -19,6 +19,9 @@ from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIde
 attempts, jobs, runs, users = Attempt.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
 inputs, files = JobInput.__table__.c, File.__table__.c
 
+INPUTS = 1000
+"""Maximum number of inputs in the document of an attempt; the list of its inputs has the others."""
+
 
 class InputDocument(TypedDict):
     """An input file of a job."""
@@ -61,7 +64,8 @@ class AttemptDocument(TypedDict):
     metrics_limit: int
     tags_limit: int
     module: ArchiveDocument
-    inputs: list[InputDocument]
+    inputs: Sequence[InputDocument]
+    more_inputs: Url | None
 
 
 class Heartbeat(Part["AttemptItem"]):
@@ -203,6 +207,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         """The attempt, with the settings of its lease and links to its module and inputs."""
         row, settings = self.row, self.request.settings
         url = self.link("attempt", attempt=row.id)
+        inputs, after = self.inputs()
         return {
             "url": url,
             "job": self.link("job", user=row.owner, pipeline=row.pipeline_id, run=row.run_id, job=row.job),
@@ -222,13 +227,15 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
             "metrics_limit": settings.metrics_limit,
             "tags_limit": settings.tags_limit,
             "module": {"name": row.module, "version": row.version, "size": row.size, "archive": f"{url}/module"},
-            "inputs": list(self.inputs()),
+            "inputs": inputs,
+            "more_inputs": f"{url}/inputs?after={after}" if after is not None else None,
         }
 
-    def inputs(self) -> Sequence[InputDocument]:
-        """The input files of the job, by number."""
+    def inputs(self) -> tuple[Sequence[InputDocument], int | None]:
+        """The first page of the input files of the job, by number, and the cursor of the next page."""
         collection = cast("Inputs", self["inputs"])
-        return collection.describe(collection.page(limit=100_000)[0])
+        rows, after = collection.page(limit=INPUTS, most_bytes=self.request.settings.page_limit)
+        return collection.describe(rows), after
 
 
 class Attempts(Collection[AttemptItem]):

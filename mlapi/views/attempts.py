@@ -13,16 +13,27 @@ from mlapi.models import attempts as rules
 from mlapi.models.attempts import RETURNED
 from mlapi.models.jobs import Status
 from mlapi.models.outputs import Output
-from mlapi.resources.attempts import AttemptItem, AttemptLog, Heartbeat, InputItem, ModuleArchive, Outputs, Report
+from mlapi.resources.attempts import (
+    AttemptItem,
+    AttemptLog,
+    Heartbeat,
+    InputItem,
+    Inputs,
+    ModuleArchive,
+    Outputs,
+    Report,
+)
 from mlapi.schemas import attempts as schemas
 from mlapi.security import Permission
 from mlapi.service import Expects, Service, uploaded_file
 from mlapi.views import answers
 
 attempt, heartbeat, log, outputs = Service(AttemptItem), Service(Heartbeat), Service(AttemptLog), Service(Outputs)
-report, module_archive, input_file = Service(Report), Service(ModuleArchive), Service(InputItem)
+report, module_archive = Service(Report), Service(ModuleArchive)
+inputs, input_file = Service(Inputs), Service(InputItem)
 
 attempt.get(permission=Permission.READ)(answers.show)
+inputs.get(permission=Permission.READ, schema=answers.listing(Inputs))(answers.page)
 
 LOG = Expects(query=schemas.LogOffset(), raw=True, limit=lambda settings: settings.log_piece_limit)
 REPORT = Expects(body=schemas.Report(), limit=lambda settings: settings.report_limit)
@@ -110,7 +121,7 @@ def finish(report: Report, request: Request) -> ReportDocument:
     else:
         outputs = [Output(**output) for output in body["outputs"]]
         ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)
-        digest, end = ending.digest, partial(rules.report, db, fence, ending)
+        digest, end = ending.digest, partial(rules.report, db, fence, ending, request.settings.tags_limit)
     try:
         return {"status": end()}
     except AttemptOver:

@@ -4,9 +4,11 @@ import json
 from contextlib import ExitStack
 
 import pytest
+import sqlalchemy as sa
 
 from mlapi.errors import Busy
 from mlapi.http.slow import SlowWork
+from mlapi.models import User
 from tests.support import PASSWORD, Client, another_app, claimed, is_problem, pipeline_of
 
 LIMIT = 65536
@@ -86,6 +88,41 @@ def test_a_page_ends_at_its_limit_in_bytes_and_the_next_pages_have_the_rest(ada,
             url, pages = answer.json["next"], pages + 1
         assert names == [str(number) for number in reversed(range(40))]
         assert pages == 3
+
+
+def test_the_tags_that_an_unchanged_output_inherits_are_limited(app, wsgi, ada, file, helloworld):
+    pipeline, _ = pipeline_of(ada, {"function": helloworld})
+    ada("POST", pipeline["runs"], {"files": [file]}, status=201)
+    (runner,) = claimed(app, wsgi)
+    ada("PATCH", file, {"tags": {"a": "x" * (LIMIT - 100)}}, status=200)
+    output = {"name": "a", "sha256": runner.put(b"x"), "tags": {"b": "x" * 200}, "origin": "unchanged", "input": 1}
+    is_too_large(runner.report(outputs=[output]), "outputs.0.tags")
+    ada("PATCH", file, {"tags": {}}, status=200)
+    is_accepted(runner.report(outputs=[output]))
+
+
+def test_the_document_of_an_attempt_has_the_first_page_of_its_inputs(app, wsgi, ada, helloworld):
+    files = [ada.upload(f"{number}.txt", b"x", status=201).json["url"] for number in range(40)]
+    for file in files:
+        ada("PATCH", file, {"tags": of_size(LIMIT)}, status=200)
+    pipeline, _ = pipeline_of(ada, {"function": helloworld})
+    ada("POST", pipeline["runs"], {"files": files}, status=201)
+    (runner,) = claimed(app, wsgi)
+    answer = runner("GET", runner.url, status=200)
+    assert len(answer.body) < 2**20 + LIMIT + 10_000
+    names, following = [item["name"] for item in answer.json["inputs"]], answer.json["more_inputs"]
+    while following:
+        page = runner("GET", following, status=200).json
+        names += [item["name"] for item in page["items"]]
+        following = page["next"]
+    assert names == [f"{number}.txt" for number in range(40)]
+
+
+def test_a_login_does_not_wait_for_writers(wsgi, ada, nobody):
+    with wsgi.registry.database.writing.begin() as db:
+        db.execute(sa.update(User).values(role=User.role))
+        tokens = nobody("POST", "auth/token", {"name": "ada", "password": PASSWORD}, status=200).json
+        nobody("POST", "auth/token/refresh", {"refresh_token": tokens["refresh_token"]}, status=200)
 
 
 def test_a_page_has_an_item_however_small_its_limit(wsgi, ada, tmp_path):

@@ -109,6 +109,7 @@ class TestAttempt:
                 {"number": 1, "name": "a.txt", "tags": {"mine": 1}, "size": 1, "content": f"{url}/inputs/1"},
                 {"number": 2, "name": "b.txt", "tags": {}, "size": 1, "content": f"{url}/inputs/2"},
             ],
+            "more_inputs": None,
         }
 
     def test_has_the_default_time_limit_if_the_task_has_none(self, runner, app, wsgi):

@@ -15,6 +15,7 @@ from mlapi.execution.bounds import Bounds
 from mlapi.execution.client import Client
 from mlapi.execution.errors import JobCancelled, JobReturned, Rejected
 from mlapi.execution.lease import Lease
+from mlapi.execution.runner import EXIT_STOPPED
 from mlapi.execution.watchdog import Watchdog
 from tests.processes import alive, wait_for
 from tests.unit.test_runner import SLEEPER, server, start
@@ -120,7 +121,7 @@ def test_a_stopped_runner_whose_service_is_gone_leaves(server, start):
     pid = runner.read_note()
     server.fault = lambda method, path: "hang up"
     runner.process.terminate()
-    assert runner.end() == 4
+    assert runner.end() == EXIT_STOPPED
     assert not alive(pid)
 
 

@@ -51,7 +51,10 @@ ONE = Form(frozenset({"file", "blob"}), frozenset({"tags", "kind"}))
 
 def send(body: bytes, kept=None, content_type=TYPE, length: int | None = -1, form: Form = ONE) -> FormData:
     length = len(body) if length == -1 else length
-    return read_form(form, io.BytesIO(body), content_type, length, (kept or Kept()).put)
+    data = read_form(form, io.BytesIO(body), content_type, length, (kept or Kept()).put)
+    if data.errors:
+        raise Invalid(data.errors)
+    return data
 
 
 def filename(data: FormData) -> str:
@@ -72,6 +75,14 @@ FILE = part("file", b"content", "a.txt")
 
 
 class TestForm:
+    def test_all_errors_of_the_fields_are_found(self):
+        parts = [part("other", b"1"), part("file", b"content", "../a"), part("tags", b"x" * (TEXT + 1)), part("tags")]
+        kept = Kept()
+        with pytest.raises(Invalid) as caught:
+            send(form(*parts, part("kind", b"\0")), kept)
+        assert [error.name for error in caught.value.errors] == ["other", "file", "tags", "kind"]
+        assert kept.chunks == []
+
     @pytest.mark.parametrize("length", [-1, None], ids=["with length", "chunked"])
     @pytest.mark.parametrize("before", [0, 1, 2])
     def test_fields_can_be_before_and_after_the_file(self, before, length):
@@ -513,7 +524,9 @@ class TestUrlencoded:
     def test_text_that_a_browser_encodes_is_decoded(self, fields):
         body = urlencode(fields).encode()
         if any("\0" in text for pair in fields.items() for text in pair):
-            assert "NUL" in self.refused(body, self.keeping)[1]
+            with pytest.raises(Invalid) as caught:
+                self.send(body, self.keeping)
+            assert all("NUL" in error.description for error in caught.value.errors)
         else:
             assert self.send(body, self.keeping).fields == fields
 

@@ -60,7 +60,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/api/v1/attempts/7"
         self.archive, self.version = b"", None
-        self.inputs, self.contents = [], {}
+        self.inputs, self.contents, self.page = [], {}, 1000
         self.settings = {"timeout": 20, "heartbeat": 0.1, "lease": 5.0, "log_limit": 2**20}
         self.command, self.arguments = ["python", "main.py"], {}
         self.log, self.outputs, self.reports, self.calls = b"", {}, [], []
@@ -88,8 +88,12 @@ class Server(ThreadingHTTPServer):
             "arguments": self.arguments,
             "command": self.command,
             "module": module | {"archive": f"{self.url}/module"},
-            "inputs": self.inputs,
+            "inputs": self.inputs[: self.page],
+            "more_inputs": self.after(self.page),
         }
+
+    def after(self, number):
+        return f"{self.url}/inputs?after={number}" if number < len(self.inputs) else None
 
     def calls_of(self, method, path):
         return [call for call in self.calls if call == (method, path)]
@@ -136,6 +140,10 @@ class Handler(BaseHTTPRequestHandler):
             return 200, self.server.document()
         if path == "/module":
             return 200, self.server.archive
+        if path == "/inputs":
+            after = int(query.removeprefix("after="))
+            end = after + self.server.page
+            return 200, {"items": self.server.inputs[after:end], "next": self.server.after(end)}
         return 200, self.server.contents[int(path.removeprefix("/inputs/"))]
 
     def put_it(self, path, query, body):
@@ -273,6 +281,22 @@ print("done, ß")
         "done, ß",
         "[mlapi] Output 'scrap' ignored: neither created, modified nor an input.",
     ]
+
+
+def test_a_job_reads_the_inputs_of_all_pages(server, start):
+    for number in range(5):
+        server.add_input(f"{number}", b"%d" % number)
+    server.page = 2
+    runner = start('note([open(f"{job}/input/{name}").read() for name in request["files"]])\nfinish()')
+    assert runner.report()["status"] == "FINISHED"
+    assert runner.read_note() == ["0", "1", "2", "3", "4"]
+
+
+def test_the_tags_that_an_output_inherits_count(server, start):
+    server.add_input("a", b"one", label="x" * 60)
+    link = 'os.link(f"{job}/input/a", f"{job}/output/a")\nfinish(["a"], files_created=[], tags=[{"own": "x" * 40}])'
+    report = start(link, tags_limit=100).report()
+    assert (report["status"], report["reason"]) == ("FAILED", "The tags of output 'a' are larger than 100 bytes.")
 
 
 def test_a_function_sees_a_minimal_environment_and_no_token(server, start):

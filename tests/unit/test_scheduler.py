@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from mlapi.database import Database
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.probe import ServiceCheck
-from mlapi.execution.runner import EXIT_REFUSED, EXIT_UNREPORTED
+from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.execution.scheduler import REFUSED, Scheduler
 from mlapi.models import Attempt, Base, Job, Worker, attempts, runs
 from mlapi.models.attempts import Report
@@ -265,6 +265,19 @@ def test_a_runner_that_ends_before_it_fetches_its_job_counts_against_the_worker(
             assert tuple(attempt) == (reason, "worker")
             assert not db.scalar(sa.select(sa.func.sum(Job.failures)))
     assert "401" in REFUSED
+
+
+def test_a_runner_that_was_told_to_stop_hands_its_job_back(database: Database, make: Make) -> None:
+    scheduler, executor = make(slots="1")
+    scheduler.tick()
+    with database.writing.begin() as db:
+        attempts.beat(db, db.get_one(Attempt, 1).fence, 60)
+    executor.ended = {1: EXIT_STOPPED}
+    scheduler.tick()
+    with database.reading() as db:
+        attempt = db.execute(sa.select(Attempt.status, Attempt.reason, Attempt.fault).where(Attempt.id == 1)).one()
+        assert tuple(attempt) == ("RETURNED", "The runner was told to stop.", None)
+        assert not db.scalar(sa.select(sa.func.sum(Job.failures)))
 
 
 def test_no_job_is_claimed_while_the_service_does_not_answer(database: Database, make: Make, free: int) -> None:
