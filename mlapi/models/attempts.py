@@ -18,7 +18,7 @@ from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, c
 from mlapi.models.jobs import TERMINAL, Job, Status, advance, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
-from mlapi.models.workers import Worker, count_fault, recover
+from mlapi.models.workers import LIVES, Worker, count_fault, recover
 
 LOST = "LOST"
 """Status of an attempt whose worker stopped sending heartbeats or ended without a report."""
@@ -34,9 +34,6 @@ SERVICE = "service"
 
 WORKER_GRACE = 5.0
 """Seconds that a living scheduler has to kill its runner before others queue the job again."""
-
-WORKER_LIVES = 15.0
-"""Seconds after its last heartbeat for which a scheduler is considered to be alive."""
 
 
 class Fence(NamedTuple):
@@ -291,7 +288,7 @@ def expired(db: Session | sa.Connection, worker: str | None = None) -> list[int]
     current = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
     query = sa.select(Attempt.id).join(Job, current).where(Job.status == Status.RUNNING, late)
     if worker is not None:
-        lives = sa.exists().where(Worker.name == Attempt.worker, Worker.heartbeat > clock(-WORKER_LIVES))
+        lives = sa.exists().where(Worker.name == Attempt.worker, LIVES)
         query = query.where(sa.or_(Attempt.worker == worker, Job.lease_until < clock(-WORKER_GRACE), ~lives))
     return list(db.scalars(query))
 

@@ -14,6 +14,9 @@ from mlapi.models.base import Numbered, Time, affected_rows, clock
 LONGEST_BLOCK = 60.0
 """Maximum number of seconds for which a failing worker claims nothing; the first fault blocks for one second."""
 
+WORKER_LIVES = 15.0
+"""Seconds after its last heartbeat for which a scheduler is considered to be alive."""
+
 
 class Health(enum.StrEnum):
     """The health of a worker."""
@@ -37,6 +40,15 @@ class Worker(Numbered):
     faults: Mapped[int] = mapped_column(default=0)
     blocked_until: Mapped[Time | None]
     reason: Mapped[str | None]
+
+
+LIVES = Worker.heartbeat > clock(-WORKER_LIVES)
+"""The condition for workers whose schedulers live."""
+
+
+def heard(db: Session | sa.Connection) -> bool:
+    """Whether any scheduler lives."""
+    return bool(db.scalar(sa.select(sa.exists().where(LIVES))))
 
 
 def beat(db: Session, name: str, host: str, version: str) -> None:
