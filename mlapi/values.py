@@ -1,6 +1,7 @@
-"""Values that every layer agrees on: what both databases can store, and ids in URLs."""
+"""Values that every layer agrees on: what both databases can store, ids in URLs, and texts for terminals."""
 
 import math
+import re
 
 INT64 = 2**63
 """The exclusive upper bound of the integers of both databases."""
@@ -11,6 +12,11 @@ def row_id(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 19) or text[0] == "0":
         return None
     return int(text)
+
+
+def one_line(text: str) -> str:
+    """A text with a space for every sequence of control characters, line ends and spaces: safe for a terminal."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip()
 
 
 def storable(text: str) -> bool:

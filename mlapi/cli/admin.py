@@ -1,4 +1,4 @@
-"""`mlapi-admin -c INI COMMAND`: administration of users, tokens, modules, workers and stored data."""
+"""`mlapi-admin COMMAND -c INI`: administration of users, tokens, modules, workers and stored data."""
 
 import argparse
 import getpass
@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from mlapi.archives.intake import Intake
 from mlapi.check import violations
-from mlapi.cli import settings_of
+from mlapi.cli import lists, settings_of
+from mlapi.cli.lists import LISTS
 from mlapi.database import Database
 from mlapi.errors import DomainError, Invalid
 from mlapi.models import Module, User, Worker, modules, users
@@ -24,6 +25,8 @@ from mlapi.storage import open_store
 
 Arguments = argparse.Namespace
 DAY = 86400.0
+LONGEST_TOKEN = 3650
+"""Maximum lifetime of a token in days."""
 
 
 def createuser(settings: Settings, arguments: Arguments) -> int:
@@ -125,16 +128,27 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _days(text: str) -> float:
+    """A lifetime of at least one second, in days."""
+    days = float(text)
+    if not 1 / DAY <= days <= LONGEST_TOKEN:
+        raise argparse.ArgumentTypeError(f"must be a number of days such as 0.5, above 0 and at most {LONGEST_TOKEN}")
+    return days
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
+    config = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    config.add_argument("-c", "--config", metavar="INI", help="the ini file of the service")
     top = argparse.ArgumentParser(
-        prog="mlapi-admin", description="Administration of users, tokens, modules, workers and stored data."
+        prog="mlapi-admin",
+        parents=[config],
+        description="Administration of users, tokens, modules, workers and stored data.",
     )
-    top.add_argument("-c", "--config", required=True, metavar="INI", help="the ini file of the service")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(run: Callable[[Settings, Arguments], int]) -> argparse.ArgumentParser:
-        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command = commands.add_parser(run.__name__, parents=[config], help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
         return command
 
@@ -144,13 +158,15 @@ def parser() -> argparse.ArgumentParser:
     user.add_argument("--password-file", metavar="FILE", help="file with the password in its first line")
     token = command(createtoken)
     token.add_argument("name")
-    token.add_argument("--days", type=float, default=1.0, help="lifetime of the token, by default 1 day")
+    token.add_argument("--days", type=_days, default=1.0, help="lifetime of the token, by default 1 day")
     command(checkuserexists).add_argument("name")
     module = command(createmodule)
     module.add_argument("name")
     module.add_argument("source", help="a folder, or a .tar.gz or .zip archive")
     command(removemodule).add_argument("name")
     command(listworkers)
+    for run in LISTS:
+        lists.add_options(command(run), run)
     command(sweep)
     command(check)
     return top
@@ -159,6 +175,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status is 1 for an error of the command, 2 for invalid settings or arguments."""
     arguments = parser().parse_args(argv)
+    if "config" not in arguments:
+        parser().error("the option -c INI is required: the ini file of the service")
     try:
         return int(arguments.run(settings_of(arguments.config), arguments))
     except SettingsError as error:

@@ -1,10 +1,13 @@
 """The commands of operators: mlapi-admin, mlapi-scheduler, pshell and alembic, with their exit statuses."""
 
+import base64
+import json
 import os
 import re
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 from webtest import TestApp
 
+from mlapi.cli.admin import parser
 from mlapi.models import Job, Module, User, workers
-from tests.support import PASSWORD, ROOT, Client, admin, command, new_database, write_ini
+from tests.support import PASSWORD, ROOT, Client, admin, command, new_database, pipeline_of, write_ini
 
 HELLOWORLD = ROOT / "modules" / "helloworld"
 SHELL = """\
@@ -85,8 +89,17 @@ def test_a_created_token_is_valid_for_its_user(ini: Path, app: TestApp, ada: Cli
 
 
 def test_a_created_token_expires_after_the_chosen_time(ini: Path, app: TestApp, ada: Client) -> None:
-    token = admin(ini, "createtoken", "ada", "--days=-1").stdout.strip()
-    Client(app, "ada", token)("GET", "users/ada", status=401)
+    token = admin(ini, "createtoken", "ada", "--days=1.5").stdout.strip()
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    assert claims["exp"] - claims["iat"] == 1.5 * 86400
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "1e9", "soon"])
+def test_a_token_without_a_lifetime_is_refused(capsys: Any, days: str) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        parser().parse_args(["createtoken", "ada", f"--days={days}"])
+    assert refusal.value.code == 2
+    assert "argument --days: " in capsys.readouterr().err
 
 
 def test_an_unknown_user_gets_no_token(ini: Path, app: TestApp) -> None:
@@ -181,6 +194,73 @@ def test_workers_are_listed_with_their_health(ini: Path, db: Any) -> None:
     assert re.fullmatch(r"one: healthy, heartbeat \d+ s ago on one\.example", one)
     assert re.fullmatch(r"two: failing, heartbeat \d+ s ago on two\.example", two)
     assert re.fullmatch(r"  1 fault\(s\), claims no job for [01] s\. No space left on device\.", fault)
+
+
+@pytest.fixture
+def listed(wsgi: Any, capsys: Any) -> Callable[..., list[dict[str, str]]]:
+    """A function that executes the command of a list, in this process, and returns its lines by columns."""
+
+    def lines(*words: str) -> list[dict[str, str]]:
+        arguments = parser().parse_args(words)
+        assert arguments.run(wsgi.registry.mlapi, arguments) == 0
+        head, *rows = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+    return lines
+
+
+def test_users_and_modules_are_listed_newest_first(listed: Any, root: Client, ada: Client, helloworld: str) -> None:
+    assert [(user["name"], user["role"]) for user in listed("listusers")] == [("ada", "user"), ("root", "admin")]
+    assert [user["name"] for user in listed("listusers", "--limit", "1")] == ["ada"]
+    assert [user["name"] for user in listed("listusers", "--role", "admin")] == ["root"]
+    [module] = listed("listmodules")
+    version = root("GET", "modules/helloworld").json["version"]
+    assert (module["name"], module["version"]) == ("helloworld", version.rpartition("/")[2])
+
+
+def test_runs_and_jobs_are_listed_by_status_and_owner(
+    ini: Path, listed: Any, ada: Client, bob: Client, helloworld: str
+) -> None:
+    runs = {}
+    for client in (ada, bob, ada):
+        file = client.upload("a.txt", b"a").json
+        pipeline, _ = pipeline_of(client, {"function": helloworld}, {"function": helloworld})
+        runs[client.name] = client("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
+    newest = listed("listruns", "--owner", "ada")[0]
+    assert int(newest["id"]) == runs["ada"]["id"]
+    assert (newest["owner"], newest["status"], newest["over"], newest["jobs"]) == ("ada", "QUEUED", "0", "2")
+    assert [run["owner"] for run in listed("listruns")] == ["ada", "bob", "ada"]
+    assert listed("listruns", "--pipeline", newest["pipeline"]) == [newest]
+    jobs = listed("listjobs", "--status", "PENDING", "--owner", "ada")
+    assert [(job["owner"], job["module"], job["function"], job["status"]) for job in jobs] == [
+        ("ada", "helloworld", "say_hello", "PENDING")
+    ] * 2
+    assert len(listed("listjobs")) == 6
+    assert len(listed("listjobs", "--limit", "3")) == 3
+    assert admin(ini, "listjobs", "--owner", "bob", "--status", "QUEUED").stdout.count("\n") == 2
+    refused(admin(ini, "listjobs", "--limit", "0", check=False), 2, "--limit: must be a positive integer")
+
+
+def test_a_list_has_one_line_for_each_row(listed: Any, ada: Client, helloworld: str, db: Any) -> None:
+    pipeline, _ = pipeline_of(ada, {"function": helloworld})
+    file = ada.upload("a.txt", b"a").json
+    ada("POST", pipeline["runs"], {"files": [file["url"]]}, status=201)
+    db.execute(sa.update(Job).values(status="FAILED", reason="It\tfailed.\n\x1b[31mBadly.\x00"[:-1]))
+    db.commit()
+    [job] = listed("listjobs")
+    assert job["reason"] == "It failed. [31mBadly."
+
+
+def test_the_ini_file_can_be_named_before_and_after_the_command(ini: Path, ada: Client) -> None:
+    program = command("mlapi-admin")
+    for words in (
+        ["-c", ini, "checkuserexists", "ada"],
+        ["checkuserexists", "-c", ini, "ada"],
+        ["checkuserexists", "ada", "--config", ini],
+    ):
+        assert subprocess.run([program, *words], check=False).returncode == 0
+    done = subprocess.run([program, "check"], capture_output=True, text=True, check=False)
+    refused(done, 2, "-c INI is required")
 
 
 def test_a_sweep_deletes_unreferenced_contents_only(ini: Path, ada: Client, store: Any, db: Any) -> None:
