@@ -1,15 +1,11 @@
 """The commands: `mlapi-admin` and `mlapi-scheduler`."""
 
-import warnings
 from collections.abc import Mapping
 from configparser import Error
 
-# Pyramid 2.1 warns at import; operators cannot do anything about it.
-warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+from pyramid.paster import get_appsettings, setup_logging
 
-from pyramid.paster import get_appsettings, setup_logging  # noqa: E402
-
-from mlapi.settings import Settings, SettingsError  # noqa: E402
+from mlapi.settings import Settings, SettingsError
 
 
 def settings_of(ini: str, environ: Mapping[str, str] | None = None) -> Settings:

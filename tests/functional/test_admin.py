@@ -345,6 +345,13 @@ def test_an_unusable_ini_file_is_rejected(tmp_path: Path, program: str, text: st
     refused(run(program, ini), 2, f"{ini} cannot be used: ")
 
 
+@pytest.mark.parametrize("program", ["mlapi-admin", "mlapi-scheduler", "pserve", "pshell", "alembic"])
+def test_a_command_shows_no_warnings(program: str) -> None:
+    done = subprocess.run([command(program), "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert done.stderr == ""
+
+
 def test_the_shell_provides_the_tree_and_the_tables(ini: Path, ada: Client) -> None:
     done = subprocess.run(
         [command("pshell"), str(ini)], input=SHELL, capture_output=True, text=True, timeout=30, check=True
