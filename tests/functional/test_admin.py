@@ -1,4 +1,4 @@
-"""The commands of operators: mlapi-admin, mlapi-scheduler, pshell and alembic, with their exit statuses."""
+"""The commands of operators: mlapi-admin, mlapi-scheduler and alembic, with their exit statuses."""
 
 import base64
 import json
@@ -20,10 +20,6 @@ from mlapi.models import Job, Module, User, workers
 from tests.support import PASSWORD, ROOT, Client, admin, command, new_database, pipeline_of, write_ini
 
 HELLOWORLD = ROOT / "modules" / "helloworld"
-SHELL = """\
-print("HERE", type(request).__name__, type(root).__name__, root["api"]["v1"]["users"].__name__)
-print("THERE", db.scalar(models.User.__table__.select().with_only_columns(models.User.name)))
-"""
 
 
 @pytest.fixture
@@ -350,16 +346,6 @@ def test_a_command_shows_no_warnings(program: str) -> None:
     done = subprocess.run([command(program), "--help"], capture_output=True, text=True, check=True)
     assert done.stdout
     assert done.stderr == ""
-
-
-def test_the_shell_provides_the_tree_and_the_tables(ini: Path, ada: Client) -> None:
-    done = subprocess.run(
-        [command("pshell"), str(ini)], input=SHELL, capture_output=True, text=True, timeout=30, check=True
-    )
-    output = done.stdout + done.stderr
-    assert "Traceback" not in output
-    assert "HERE Request Root users" in output
-    assert "THERE ada" in output
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
