@@ -14,7 +14,7 @@ from mlapi.cli import lists, settings_of
 from mlapi.cli.lists import LISTS
 from mlapi.database import Database
 from mlapi.errors import DomainError, Invalid
-from mlapi.models import Module, User, Worker, modules, users
+from mlapi.models import Module, User, Worker, modules, users, workers
 from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.models.deletion import delete_module
@@ -106,6 +106,9 @@ def sweep(settings: Settings, _arguments: Arguments) -> int:
 
 def check(settings: Settings, _arguments: Arguments) -> int:
     """Check all stored data. Prints violations of invariants; exits with status 1 if there are any."""
+    with Database(settings.database_url).reading() as db:
+        if not workers.heard(db):
+            print(f"Warning: {workers.NOBODY} Queued jobs wait until one is: mlapi-scheduler INI.", file=sys.stderr)
     found = 0
     for violation in violations(settings):
         print(violation)

@@ -46,6 +46,10 @@ LIVES = Worker.heartbeat > clock(-WORKER_LIVES)
 """The condition for workers whose schedulers live."""
 
 
+NOBODY = "No scheduler is running."
+"""Why queued jobs are not executed."""
+
+
 def heard(db: Session | sa.Connection) -> bool:
     """Whether any scheduler lives."""
     return bool(db.scalar(sa.select(sa.exists().where(LIVES))))

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from mlapi.models import Attempt, File, Job, JobInput, JobParent, Run, User
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
+from mlapi.models.workers import LIVES, NOBODY
 from mlapi.resources.fields import Field, Fields, Filter, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.modules import functions, join_function, modules, versions
@@ -15,6 +16,17 @@ from mlapi.resources.tree import Linker, Part, Url
 
 jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
 parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, File.__table__.c
+
+
+# In the same statement, and evaluated once and only if a job is queued.
+REASON = sa.case(
+    (
+        sa.and_(jobs.status == Status.QUEUED, ~sa.exists().where(LIVES)),
+        sa.func.coalesce(jobs.reason + " ", "") + NOBODY,
+    ),
+    else_=jobs.reason,
+)
+"""The reason of a job, which says so if nothing executes queued jobs."""
 
 
 class JobSummary(TypedDict):
@@ -83,7 +95,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.run_id, "run"),
         Field(jobs.position),
         Field(jobs.status, filter=Filter.LISTS, choices=Status, indexed=True),
-        Field(jobs.reason),
+        Field(REASON, "reason"),
         Field(jobs.attempt),
         Field(jobs.created),
         Field(jobs.queued),

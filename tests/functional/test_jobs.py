@@ -501,7 +501,7 @@ class TestReturned:
     """A runner that is stopped, or whose machine fails, hands its job back."""
 
     @pytest.mark.parametrize("fault", [None, "worker"])
-    def test_queues_the_job_again_without_a_failure(self, fault, runner, both, app, wsgi, db):
+    def test_queues_the_job_again_without_a_failure(self, fault, runner, both, app, wsgi, db, worker):
         for number in range(1, 6):
             tell(runner, "heartbeat")
             put = runner.put(b"x")
