@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -149,7 +150,7 @@ def line(job: dict[str, Any]) -> str:
     """The progress of a job, as a line of text."""
     name = job["function"].rpartition("/")[2]
     if job["status"] in OVER:
-        filled, note = BAR, job["reason"] or seconds(job)
+        filled, note = BAR, job["reason"].partition("\n")[0] if job["reason"] else seconds(job)
     elif job["status"] == "RUNNING":
         filled, note = 1 + int(time.time() * 5) % (BAR - 1), ""
     else:
@@ -189,6 +190,14 @@ def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
     return consistent
 
 
+def look_around(base: str, run: dict[str, Any], job: dict[str, Any]) -> None:
+    """Print requests that can be pasted into another terminal."""
+    print("\nPaste into another terminal:\n")
+    print(f"  TOKEN=$({shlex.quote(str(BIN / 'mlapi-admin'))} createtoken ada -c {shlex.quote(str(INI))})")
+    for url in (run["url"], job["url"], job["log"], f"{base}/api/v1/modules/robustness"):
+        print(f'  curl -H "Authorization: Bearer $TOKEN" {url}')
+
+
 def main() -> int:
     """Run the demo; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -213,12 +222,18 @@ def main() -> int:
         jobs = watch(api, run)
         consistent = results(api, jobs)
         good = consistent and all(job["status"] == "FINISHED" for job in jobs)
-        print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/. See also\n")
-        print(f"  {run['url']}\n  {jobs[-1]['url']}\n  {jobs[-1]['log']}\n  {base}/api/v1/modules/robustness")
+        for job in jobs:
+            if job["status"] == "FAILED":
+                print(f"\n{line(job)}\n{job['reason']}")
+        print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/.")
         if not consistent:
             print("\nThe metrics of a job differ from its output files.")
         if not arguments.exit:
-            print(f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/.")
+            look_around(base, run, jobs[-1])
+            print(
+                f"\nServing on {base} until Ctrl-C. Log in as ada or admin; their passwords are in var/demo/.",
+                flush=True,
+            )
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)

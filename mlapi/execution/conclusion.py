@@ -9,6 +9,7 @@ from mlapi.execution.errors import SERVICE, WORKER, JobCancelled, JobFailed, Job
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mlapi.execution.contract import Report
+    from mlapi.execution.log import Log
 
 REASON_LIMIT = 1000
 """The maximum number of characters of a reason."""
@@ -45,6 +46,12 @@ def conclusion(error: Exception) -> Report:
     if fault := machine_fault(error):
         return handed_back(f"The machine cannot run jobs: {fault}.", WORKER)
     return unsuccessful("FAILED", f"The runner failed: {type(error).__name__}: {_words(error)}")
+
+
+def explained(failure: JobFailed, log: Log | None) -> JobFailed:
+    """Return the failure of a function with the last lines of its log, if it wrote any."""
+    lines = log.last_lines() if log is not None else ""
+    return JobFailed(f"{failure} The log ends with:\n{lines}") if lines else failure
 
 
 def machine_fault(error: Exception) -> str | None:

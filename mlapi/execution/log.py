@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.2
 """Seconds between two uploads of the log."""
+
+LAST_LINES, LAST_CHARACTERS = 5, 500
+"""The maximum number of lines and of characters of the end of the log in the reason of a failure."""
+
+TAIL = 4096
+"""Bytes of the end of the log that are kept for this."""
+
+ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+"""A control sequence of a terminal, such as a color."""
 
 CHUNK = 256 * 1024
 """The maximum size of an upload in bytes, unless the service has a lower limit."""
@@ -28,7 +38,7 @@ class Log:
     def __init__(self, client: Client, limit: int, piece: int) -> None:
         self._client, self._limit, self._piece = client, limit, min(CHUNK, piece)
         self.problem: Refused | Rejected | None = None
-        self._pending = bytearray()
+        self._pending, self._tail = bytearray(), bytearray()
         self._written = self._sent = self._offset = 0
         self._closing = False
         self._changed = threading.Condition()
@@ -44,6 +54,15 @@ class Log:
             self._pending += data[: max(0, self._limit - self._written)]
             self._written += len(data)
             self._changed.notify()
+        self._tail += data[-TAIL:]
+        del self._tail[:-TAIL]
+
+    def last_lines(self) -> str:
+        """The last lines of all that was written, without control characters."""
+        text = ESCAPE.sub("", self._tail.decode(errors="replace")).replace("\t", " ")
+        lines = ["".join(filter(str.isprintable, line)).rstrip() for line in text.splitlines()]
+        end = "\n".join([line for line in lines if line][-LAST_LINES:])
+        return end if len(end) <= LAST_CHARACTERS else f"…{end[1 - LAST_CHARACTERS :]}"
 
     def close(self) -> None:
         """Wait until the log is uploaded, or cannot be, which is then the `problem`."""

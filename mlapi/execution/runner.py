@@ -16,7 +16,7 @@ import sys
 
 from mlapi.execution.bounds import Bounds
 from mlapi.execution.client import Client
-from mlapi.execution.conclusion import conclusion, machine_fault, unsuccessful
+from mlapi.execution.conclusion import conclusion, explained, machine_fault, unsuccessful
 from mlapi.execution.deliver import collect, upload
 from mlapi.execution.errors import (
     SERVICE,
@@ -129,7 +129,7 @@ class Run:
             fetch(self._client, self._bounds, attempt, workspace)
             return collect(attempt, workspace, self._execute(attempt, workspace)), None
         except JobFailed as error:
-            return None, error
+            return None, explained(error, self._log)
 
     def _execute(self, attempt: Attempt, workspace: Workspace) -> Log:
         """Execute the function, or raise what ends it."""

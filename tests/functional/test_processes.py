@@ -183,14 +183,15 @@ def test_a_job_over_its_time_limit_fails(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 60.0, timeout=0.5))
     (job,) = service.over(run)
     assert (job["status"], job["attempt"]) == ("FAILED", 1)
-    assert job["reason"] == "The function was stopped after its time limit of 0.5 s."
+    assert job["reason"] == "The function was stopped after its time limit of 0.5 s. The log ends with:\nbegins"
     assert not noted(note)[0].lives
 
 
 def test_dependents_of_a_failed_job_are_cancelled_with_a_reason(service: Service, note: Path) -> None:
     run = service.start(task("fail", note), task("wait", note), task("wait", note))
     failed, *after = service.over(run)
-    assert (failed["status"], failed["reason"]) == ("FAILED", "The function ended with exit status 1.")
+    reason = "The function ended with exit status 1. The log ends with:\nbegins\nI fail."
+    assert (failed["status"], failed["reason"]) == ("FAILED", reason)
     assert service.text(failed["log"]) == "begins\nI fail.\n"
     before = [(failed["id"], "fail", "FAILED"), (after[0]["id"], "wait", "CANCELLED")]
     for job, (number, name, status) in zip(after, before, strict=True):

@@ -378,6 +378,27 @@ def test_every_failure_has_a_clear_reason(server, start, main, reason):
     assert server.outputs == {}
 
 
+@pytest.mark.parametrize(
+    ("main", "end"),
+    [
+        ("print(*range(100), sep='\\n')", "95\n96\n97\n98\n99"),
+        ("print('a', end='\\n\\n\\n'); print('  b')", "a\n  b"),
+        ("print('x' * 100_000, 'end')", f"…{'x' * 495} end"),
+        ("print('\\x1b[1;31mE\\x1b[0m\\tr\\x00r\\x07\\u202eor')", "E rror"),
+        ("sys.stdout.buffer.write(b'\\xff' * 3)", "\ufffd" * 3),
+        ("print('50 %', end='\\r'); print('100 %')", "50 %\n100 %"),
+        ("raise ValueError('no such layer')", "ValueError: no such layer"),
+    ],
+)
+def test_the_reason_of_a_failure_has_the_last_lines_of_the_log(start, main, end):
+    reason = start(f"{main}\nsys.stdout.flush()\nsys.exit(1)").report()["reason"]
+    begin, _, lines = reason.partition(" The log ends with:\n")
+    assert begin == "The function ended with exit status 1."
+    assert lines == end or lines.endswith(f"\n{end}")
+    assert len(lines.splitlines()) <= 5
+    assert len(lines) <= 500
+
+
 def test_a_long_reason_is_truncated(start):
     report = start("finish(['x'] , files_created=['y' * 200, 'z' * 100_000])").report()
     assert len(report["reason"]) <= 1000
@@ -406,7 +427,7 @@ def test_a_function_that_ignores_its_time_limit_is_killed(server, start):
     report = runner.report()
     assert not alive(pid)
     assert report["status"] == "FAILED"
-    assert report["reason"] == "The function was stopped after its time limit of 0.5 s."
+    assert report["reason"] == "The function was stopped after its time limit of 0.5 s. The log ends with:\nno"
     # It was asked before it was killed.
     assert server.log == b"no\n"
 
