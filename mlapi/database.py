@@ -7,6 +7,8 @@ start instead of failing later. WAL mode is used only in versions that do not lo
 import functools
 import importlib
 import logging
+import os
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -104,7 +106,10 @@ def _prepare_postgresql(engine: sa.Engine, timeout: float) -> None:
 
 
 def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> None:
-    """Set up every connection of an engine, and begin its transactions."""
+    """Create the file for its owner only, set up every connection of an engine, and begin its transactions."""
+    # Never an existing file: closing it would release the locks of this process. SQLite reports other errors.
+    with suppress(OSError):
+        os.close(os.open(engine.url.database or "", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
     wal = wal_is_safe(driver.sqlite_version_info)
     if not wal:
         log.warning("SQLite %s is not safe in WAL mode; install pysqlite3 for speed.", driver.sqlite_version)

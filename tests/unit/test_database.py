@@ -1,5 +1,6 @@
 """The database: configuration of SQLite and PostgreSQL, transactions, and a busy database."""
 
+import os
 import sqlite3
 import sys
 import threading
@@ -160,6 +161,20 @@ def test_a_connection_that_postgresql_dropped_is_replaced(postgresql: str) -> No
 
 
 @needs_wal
+def test_only_the_owner_can_read_a_new_sqlite_database(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = Database(f"sqlite:///{tmp_path}/new.db")
+        with made.writing.begin() as db:
+            db.execute(sa.text("CREATE TABLE some (id INTEGER)"))
+            modes = {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()}
+        made.engine.dispose()
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {"0o600"}, modes
+    assert len(modes) > 1  # The journal, or the log, is beside it.
+
+
 def test_a_writer_does_not_block_readers(sqlite: Database) -> None:
     with sqlite.writing() as writer:
         add(writer, "ada")
