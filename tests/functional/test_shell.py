@@ -76,6 +76,8 @@ print("NOW", db.scalars(sa.select(models.User.role).where(models.User.name == "a
 root["api"]["v1"]["users"]["nobody"].document()
 root["api"]["v1"]["pipelines"]["7"].document()
 root["absent"]
+db.delete(bob)
+tm.commit()
 """,
     )
     assert "ROLE user\n" in output
@@ -87,3 +89,5 @@ root["absent"]
         "KeyError: 'absent'",
     ]
     assert "HTTPUnauthorized" not in output
+    ada("GET", "users/bob", status=404)
+    bob("GET", "users/bob", status=401)

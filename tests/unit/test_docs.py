@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mlapi.execution.workspace import Workspace
+from mlapi.pshell import RECIPES
 from mlapi.settings import Settings, rows
 from tests.support import ROOT
 
@@ -63,3 +65,16 @@ def test_the_tree_in_the_readme_is_that_of_the_code():
         if "──" in line:
             place = line.strip().partition("  ")[0]
             assert place in drawn, place
+
+
+def test_the_environment_of_a_function_is_documented(tmp_path):
+    with Workspace(str(tmp_path)) as workspace:
+        environment = workspace.environment("/usr/bin/python3")
+    table = (ROOT / "docs" / "modules.md").read_text().partition("| variable | value |")[2]
+    names = re.findall(r"`([A-Z_]+)`(?=,| \|)", table)
+    assert sorted(names) == sorted(environment)
+    assert len(environment) == 11  # As the text above the table says.
+
+
+def test_the_recipes_of_the_shell_are_those_of_the_banner():
+    assert f"```python\n{RECIPES}```\n" in (ROOT / "docs" / "operation.md").read_text()
