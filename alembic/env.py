@@ -1,20 +1,29 @@
-"""Migrations of the database of an ini file: `alembic -c INI upgrade head`."""
+"""Migrations: of the database of an ini file, `alembic -c INI upgrade head`, or of the URL in the attribute `url`."""
 
-from pyramid.paster import get_appsettings, setup_logging
+from alembic.util import CommandError
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from alembic import context
+from mlapi.cli import settings_of
 from mlapi.database import make_engine
 from mlapi.models import Base
-from mlapi.settings import Settings
+from mlapi.settings import SettingsError
+
+
+def connect() -> Connection:
+    """Connect to the database. Raises `CommandError`, which alembic shows without a traceback."""
+    config = context.config
+    try:
+        url = config.attributes.get("url") or settings_of(str(config.config_file_name)).database_url
+        return make_engine(url).connect()
+    except (SettingsError, OperationalError) as error:
+        raise CommandError(str(getattr(error, "orig", error))) from None
 
 
 def migrate() -> None:
     """Run the migrations, each in its own transaction."""
-    ini = context.config.config_file_name
-    if "mlapi" not in context.config.attributes.get("quiet", ()):
-        setup_logging(ini)
-    engine = make_engine(Settings.read(get_appsettings(ini)).database_url)
-    with engine.connect() as connection:
+    with connect() as connection:
         sqlite = connection.dialect.name == "sqlite"
         context.configure(
             connection=connection,
@@ -24,7 +33,7 @@ def migrate() -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
-    engine.dispose()
+    connection.engine.dispose()
 
 
 migrate()

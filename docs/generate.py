@@ -13,8 +13,8 @@ from typing import Any, is_typeddict
 warnings.simplefilter("ignore")
 
 
-import mlapi
 from mlapi import documents, settings
+from mlapi.application import make_app
 
 HERE = Path(__file__).parent
 
@@ -98,7 +98,7 @@ def of_settings() -> str:
 def of_api() -> str:
     """The page of services and documents, in the order of the tree."""
     with tempfile.TemporaryDirectory() as folder:
-        app = mlapi.main({}, **{"mlapi.data_dir": folder})
+        app = make_app({"mlapi.data_dir": folder})
     services = app.registry.cornice_services
     paths = [path for tree in app.registry.trees for node in tree.places for path in tree.paths(node)]
     found = [services[path] for path in paths if path in services]

@@ -3,9 +3,9 @@
 __version__ = "0.1.0"
 
 
-def main(_global_config: dict[str, str], **settings: str) -> object:
-    """Create the WSGI application; called by `pserve` with the settings of the ini file."""
+def main(global_config: dict[str, str], **settings: str) -> object:
+    """Create the WSGI application; called by `pserve` and `pshell` with the settings of the ini file."""
     # The runner imports this package and must start in milliseconds, so Pyramid is imported here.
-    from mlapi.application import make_app
+    from mlapi.application import start_app
 
-    return make_app(settings)
+    return start_app(settings, global_config["__file__"])

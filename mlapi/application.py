@@ -1,6 +1,8 @@
 """The WSGI application."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -12,7 +14,8 @@ from mlapi.http.request import Request
 from mlapi.http.slow import SlowWork
 from mlapi.resources import TREE
 from mlapi.resources.tree import Tree
-from mlapi.settings import Settings
+from mlapi.revision import prepare
+from mlapi.settings import Settings, SettingsError
 from mlapi.storage import open_store
 
 
@@ -26,6 +29,25 @@ class JsonRenderer:
         """The JSON text of a document."""
         system["request"].response.content_type = "application/json"
         return orjson.dumps(document, None, orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
+
+
+def start_app(ini: Mapping[str, str], file: str) -> Router:
+    """Create the application for a command of Pyramid, such as `pserve`, which shows an error without a traceback.
+
+    Raises `SettingsError`, also for a database that is not at the newest revision.
+    """
+    sys.excepthook = _show_briefly
+    settings = Settings.read(ini)
+    prepare(settings, file, migrate=settings.migrate)
+    return make_app(ini)
+
+
+def _show_briefly(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Show an exception that ends the process: errors of the operator without a traceback."""
+    if isinstance(error, SettingsError):
+        print(error, file=sys.stderr)  # noqa: T201 - the message of a command
+    else:
+        sys.__excepthook__(kind, error, traceback)
 
 
 def make_app(ini: Mapping[str, str], trees: Sequence[Tree] = (TREE,)) -> Router:

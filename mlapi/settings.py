@@ -187,6 +187,9 @@ class Settings:
         seconds, "60", "Seconds without a heartbeat after which a worker is lost; at least 15 for SQLite."
     )
     job_heartbeat: float = setting(seconds, "1", "Interval between the heartbeats of a running job in seconds.")
+    migrate: bool = setting(
+        flag, "false", "Whether the commands migrate the database to the newest revision, for development."
+    )
     scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler, which ends with it.")
     scheduler_interval: float = setting(seconds, "0.05", "Interval at which the scheduler polls the queue in seconds.")
     slots: int = setting(whole, "2", "Number of jobs that this machine runs at the same time.")

@@ -2,15 +2,19 @@
 
 import argparse
 import getpass
+import re
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
 
+import mlapi
 from mlapi.archives.intake import Intake
 from mlapi.check import violations
-from mlapi.cli import lists, settings_of
+from mlapi.cli import lists, prepared
 from mlapi.cli.lists import LISTS
 from mlapi.database import Database
 from mlapi.errors import DomainError, Invalid
@@ -19,6 +23,7 @@ from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.models.deletion import delete_module
 from mlapi.models.users import Role
+from mlapi.revision import command_line
 from mlapi.security import Passwords, Tokens, Use
 from mlapi.settings import Settings, SettingsError
 from mlapi.storage import open_store
@@ -29,9 +34,24 @@ LONGEST_TOKEN = 3650
 """Maximum lifetime of a token in days."""
 
 
+def init(_settings: Settings, arguments: Arguments) -> int:
+    """Create a folder with production.ini, if it has none, and the database of this file."""
+    ini = _ini_in(arguments.folder)
+    print("The database is at the newest revision. Next, create an administrator, and start both processes:\n")
+    print(f"  {command_line('mlapi-admin', '-c', ini, 'createuser', 'NAME', '--role', 'admin')}")
+    print(f"  {command_line('pserve', ini)}\n  {command_line('mlapi-scheduler', ini)}")
+    return 0
+
+
+def migrate(_settings: Settings, _arguments: Arguments) -> int:
+    """Migrate the database to the newest revision."""
+    print("The database is at the newest revision.")
+    return 0
+
+
 def createuser(settings: Settings, arguments: Arguments) -> int:
     """Create a user. The password is read from the terminal or from the first line of a file."""
-    password = _password(arguments.password_file)
+    password = _password(arguments)
     with Database(settings.database_url).writing.begin() as db:
         users.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
     print(f"Created {arguments.role} {arguments.name}.")
@@ -117,13 +137,44 @@ def check(settings: Settings, _arguments: Arguments) -> int:
     return int(bool(found))
 
 
-def _password(file: str | None) -> str:
-    if file is not None:
-        return Path(file).read_text(encoding="utf-8").partition("\n")[0]
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
+def _password(arguments: Arguments) -> str:
+    if arguments.password_file is not None:
+        return Path(arguments.password_file).read_text(encoding="utf-8").partition("\n")[0]
+    with warnings.catch_warnings(action="error", category=getpass.GetPassWarning):
+        try:
+            password, again = getpass.getpass("Password: "), getpass.getpass("Again: ")
+        except (getpass.GetPassWarning, EOFError):
+            words = ("createuser", arguments.name, "--role", arguments.role, "--password-file", "FILE")
+            raise DomainError(
+                "No terminal to ask for the password. Write it to the first line of a file, then run: "
+                + command_line("mlapi-admin", "-c", arguments.config, *words)
+            ) from None
+    if again != password:
         raise Invalid.field("password", "The passwords do not match.")
     return password
+
+
+def _ini_in(folder: str) -> str:
+    return str(Path(folder).absolute() / "production.ini")
+
+
+def _prepared(arguments: Arguments) -> Settings:
+    return prepared(arguments.config)
+
+
+def _migrated(arguments: Arguments) -> Settings:
+    return prepared(arguments.config, migrate=True)
+
+
+def _created(arguments: Arguments) -> Settings:
+    ini = Path(_ini_in(arguments.folder))
+    template = (Path(mlapi.__file__).parent / ini.name).read_text(encoding="utf-8")
+    ini.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        ini.touch(0o600, exist_ok=False)
+        ini.write_text(re.sub(r"(?m)^mlapi\.data_dir = .*$", "mlapi.data_dir = %(here)s/var", template), "utf-8")
+        print(f"Created {ini}.")
+    return prepared(str(ini), migrate=True)
 
 
 def _fail(message: str) -> int:
@@ -150,11 +201,15 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(run: Callable[[Settings, Arguments], int]) -> argparse.ArgumentParser:
+    def command(
+        run: Callable[[Settings, Arguments], int], read: Callable[[Arguments], Settings] = _prepared
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(run.__name__, parents=[config], help=run.__doc__, description=run.__doc__)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, read=read)
         return command
 
+    command(init, _created).add_argument("folder")
+    command(migrate, _migrated)
     user = command(createuser)
     user.add_argument("name")
     user.add_argument("--role", choices=list(Role), default=Role.USER)
@@ -177,11 +232,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit status is 1 for an error of the command, 2 for invalid settings or arguments."""
-    arguments = parser().parse_args(argv)
-    if "config" not in arguments:
-        parser().error("the option -c INI is required: the ini file of the service")
+    top = parser()
+    arguments = top.parse_args(argv)
+    if "config" not in arguments and arguments.run is not init:
+        top.error("the option -c INI is required: the ini file of the service")
     try:
-        return int(arguments.run(settings_of(arguments.config), arguments))
+        return int(arguments.run(arguments.read(arguments), arguments))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 
-from mlapi.cli import settings_of
+from mlapi.cli import prepared
 from mlapi.database import Database
 from mlapi.execution.executors.local import LocalExecutor
 from mlapi.execution.probe import NoService, ServiceCheck, wait_for_service
@@ -18,14 +18,15 @@ from mlapi.storage import open_store
 def main(argv: list[str] | None = None) -> int:
     """Schedule until SIGTERM or SIGINT.
 
-    The exit status is 2 if the settings are not valid or no service answers at `mlapi.url`.
+    The exit status is 2 if the settings are not valid, the database is not at the newest revision, or no service
+    answers at `mlapi.url`.
     """
     parser = argparse.ArgumentParser(prog="mlapi-scheduler", description=__doc__)
     parser.add_argument("ini", help="the ini file of the service")
     parser.add_argument("--until-eof", action="store_true", help="exit at the end of standard input")
     arguments = parser.parse_args(argv)
     try:
-        settings = settings_of(arguments.ini)
+        settings = prepared(arguments.ini)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pyramid.paster import get_app
+from pyramid.paster import get_appsettings
 from webtest import TestApp
 
 from mlapi import database
+from mlapi.application import make_app
 from mlapi.database import Database, make_engine, sqlite_driver, wal_is_safe
 from mlapi.execution import scheduler
 from mlapi.models import Base, User, users
@@ -272,7 +273,7 @@ def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Eng
 @pytest.fixture
 def impatient(sqlite: Database, url: str, tmp_path: Path) -> Iterator[Client]:
     """Ada's client of an application that waits only briefly for SQLite's lock."""
-    app = get_app(str(write_ini(tmp_path, url, database_timeout=0.05)))
+    app = make_app(get_appsettings(str(write_ini(tmp_path, url, database_timeout=0.05))))
     with sqlite.writing.begin() as db:
         users.create(db, "ada", app.registry.passwords.hash(PASSWORD))
     yield Client(TestApp(app, extra_environ={"HTTP_HOST": "localhost:6543"}), "ada")

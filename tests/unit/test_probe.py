@@ -15,8 +15,9 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
-from pyramid.paster import get_app
+from pyramid.paster import get_appsettings
 
+from mlapi.application import make_app
 from mlapi.execution import probe
 from tests.processes import free_port, wait_for
 from tests.support import command, write_ini
@@ -47,7 +48,7 @@ def port() -> int:
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Any]:
     """A real application; its entry point needs no database."""
-    made = get_app(str(write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db")))
+    made = make_app(get_appsettings(str(write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db"))))
     yield made
     made.registry.database.engine.dispose()
 
@@ -194,7 +195,7 @@ def test_a_service_that_does_not_answer_is_asked_less_often_until_it_answers_aga
 
 
 def test_a_scheduler_without_a_service_exits_with_status_2(tmp_path: Path, port: int) -> None:
-    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", port)
+    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", port, migrate="true")
     words = [sys.executable, "-c", HURRY, str(ini)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -203,7 +204,7 @@ def test_a_scheduler_without_a_service_exits_with_status_2(tmp_path: Path, port:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "eof"])
 def test_a_scheduler_that_waits_for_its_service_can_be_stopped(tmp_path: Path, port: int, how: Any) -> None:
-    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", port)
+    ini = write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", port, migrate="true")
     server, asked = other_server(port, 503, b"")
     words = [command("mlapi-scheduler"), "--until-eof", str(ini)]
     with serving(server), subprocess.Popen(words, stdin=subprocess.PIPE, env=dict(os.environ)) as scheduler:

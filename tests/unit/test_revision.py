@@ -1,0 +1,94 @@
+"""The revision of the database, as the start of every command checks it."""
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pyramid.paster import get_appsettings
+
+from alembic import command
+from mlapi import revision
+from mlapi.database import make_engine
+from mlapi.settings import Settings
+from tests.support import new_database, write_ini
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ini(request: Any, tmp_path: Path) -> Path:
+    """An ini file with an empty database."""
+    of_server = request.param == "postgresql" and new_database(request.getfixturevalue("postgresql"))
+    return write_ini(tmp_path, of_server or f"sqlite:///{tmp_path}/test.db")
+
+
+@pytest.fixture
+def settings(ini: Path) -> Settings:
+    """The settings of the ini file."""
+    return Settings.read(get_appsettings(str(ini)), {})
+
+
+def refusal(settings: Settings, ini: Path, *, migrate: bool = False) -> str:
+    """The message with which the database is refused."""
+    with pytest.raises(revision.UnusableDatabase) as caught:
+        revision.prepare(settings, str(ini), migrate=migrate)
+    return str(caught.value)
+
+
+def at(settings: Settings, number: str) -> None:
+    """Set the revision of the database, whatever its tables are."""
+    engine = make_engine(settings.database_url)
+    with engine.begin() as db:
+        db.execute(sa.update(revision.VERSIONS).values(version_num=number))
+    engine.dispose()
+
+
+def test_the_command_of_the_refusal_migrates_the_database(settings: Settings, ini: Path) -> None:
+    message, _, remedy = refusal(settings, ini).rpartition(" run: ")
+    assert message == "The database has no tables. To create them,"
+    assert remedy.endswith(f"/alembic -c {ini} upgrade head")
+    subprocess.run(shlex.split(remedy), check=True, capture_output=True)
+    revision.prepare(settings, str(ini), migrate=False)
+
+
+def test_a_database_of_another_revision_is_refused(settings: Settings, ini: Path) -> None:
+    revision.prepare(settings, str(ini), migrate=True)
+    newest, *_, oldest = revision.revisions()
+    at(settings, oldest)
+    assert f"The database is at revision {oldest} instead of {newest}." in refusal(settings, ini)
+    at(settings, "9999")
+    for migrate in (False, True):
+        assert "A newer version of mlapi has migrated the database to revision 9999." in refusal(
+            settings, ini, migrate=migrate
+        )
+
+
+def test_an_old_database_is_migrated_if_that_is_wanted(settings: Settings, ini: Path) -> None:
+    config = revision._config()
+    config.attributes["url"] = settings.database_url
+    command.upgrade(config, revision.revisions()[-1])
+    revision.prepare(settings, str(ini), migrate=True)
+    revision.prepare(settings, str(ini), migrate=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:////no/such/folder/test.db", "unable to open database file"),
+        ("postgresql+psycopg://ada:secret@127.0.0.1:1/x", "Connection refused"),
+        ("no URL", "Could not parse"),
+        ("nothing://x", "Can't load plugin"),
+    ],
+)
+def test_a_database_that_is_not_available_is_named_without_its_password(url: str, words: str, tmp_path: Path) -> None:
+    ini = write_ini(tmp_path, url)
+    message = refusal(Settings.read(get_appsettings(str(ini)), {}), ini)
+    assert words in message
+    assert "secret" not in message
+    assert f"correct mlapi.database_url, then run: {revision.command_line('alembic')} -c {ini}" in message
+    assert "\n" not in message
+
+
+def test_a_program_that_is_not_installed_here_is_found_on_the_path() -> None:
+    assert revision.command_line("no-such-program", "a b") == "no-such-program 'a b'"
