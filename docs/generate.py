@@ -74,7 +74,7 @@ the registered services.
 | 431 | head of the request larger than 32 KiB |
 | 500 | internal error, with an `incident` number to report |
 | 501 | transfer coding other than `chunked` |
-| 503 | database unavailable, or too much slow work, such as logins; `Retry-After` is the number of seconds to wait |
+| 503 | database unavailable, too much slow work, or a part not ready; `Retry-After` is the number of seconds to wait |
 | 507 | no space left on the storage device |
 
 With an `Idempotency-Key`, starting a run can be repeated safely: the same key returns the existing run with status 200.

@@ -111,5 +111,13 @@ class Busy(DomainError):
         super().__init__("The server is busy. Retry later.")
 
 
+class NotReady(DomainError):
+    """Parts of the service cannot do their work; `extra` has the states of all parts."""
+
+    def __init__(self, names: Iterable[str], **extra: object) -> None:
+        super().__init__(f"Not ready: {', '.join(names)}.")
+        self.extra = extra
+
+
 class StorageFull(DomainError):
     """No space is left on the storage device."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from webtest import TestApp
 
-from mlapi.models import attempts
+from mlapi.models import attempts, workers
 from tests.support import API, PASSWORD, Client, multipart
 
 MANIFEST = """\
@@ -107,6 +107,8 @@ class Scene:
         self.number, self.root, self.wsgi = next(self.numbers), root, wsgi
         self.module = f"m{self.number}"
         self.runner = root
+        with wsgi.registry.database.writing.begin() as session:
+            workers.beat(session, "tests", "here", "1")
         form = {"name": self.module}, "archive", "m.tar", archive("")
         version = root.form("modules", *form, status=201).json["registered"].split("/")[-1]
         self.file, output = (root.upload(name, b"", status=201).json for name in ("a.txt", "b.txt"))

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pyramid.paster import get_app
 from webtest import TestApp
 
-from mlapi.models import attempts
+from mlapi.models import attempts, workers
 
 ROOT = Path(__file__).parent.parent
 API = "/api/v1"
@@ -191,6 +191,7 @@ class World:
         run = root("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
         with wsgi.registry.database.writing.begin() as session:
             claim = attempts.claim(session, "tests", 1, 60)[0]
+            workers.beat(session, "tests", "here", "1")
         self.keys = {
             "user": root.name,
             "file": file["id"],

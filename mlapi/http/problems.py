@@ -181,6 +181,10 @@ def _of_busy(error: domain.Busy, _request: Request) -> Problem:
     return Problem(503, str(error), headers=(("Retry-After", "1"),))
 
 
+def _of_not_ready(error: domain.NotReady, _request: Request) -> Problem:
+    return Problem(503, str(error), members=error.extra)
+
+
 def _of_decoding(_error: UnicodeDecodeError, _request: Request) -> Problem:
     return Problem(400, "The URL is not UTF-8.")
 
@@ -254,6 +258,7 @@ CONVERTERS: dict[type[Exception], Callable[[Any, Request], Problem]] = {
     domain.Gone: _of_not_found,
     domain.Conflict: _of_conflict,
     domain.Busy: _of_busy,
+    domain.NotReady: _of_not_ready,
     domain.TooLarge: _of_status(413),
     domain.StorageFull: _of_status(507),
     BadForm: _of_status(400),

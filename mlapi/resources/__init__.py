@@ -15,6 +15,9 @@
     ├── attempts/{attempt}            …/heartbeat, …/log, …/module, …/inputs/{input}, …/outputs, …/report
     └── files, pipelines, runs, jobs  all that are visible to the caller; …/{id} is the same item
 
+    /health
+    └── live, ready                   for probes, without authentication
+
 `children` maps a class to its child classes; URL templates and the SELECTs of items are computed from it.
 """
 
@@ -26,6 +29,7 @@ from pyramid.httpexceptions import HTTPNotFound
 from mlapi.resources.attempts import Attempts
 from mlapi.resources.auth import Auth
 from mlapi.resources.files import AllFiles
+from mlapi.resources.health import Health
 from mlapi.resources.jobs import AllJobs
 from mlapi.resources.modules import Modules
 from mlapi.resources.pipelines import AllPipelines
@@ -61,7 +65,7 @@ class Root(Node):
     """The root. Administrators have all permissions except `report`."""
 
     public = True
-    children = {"api": Api}
+    children = {"api": Api, "health": Health}
 
     @property
     def __acl__(self) -> list[Access]:

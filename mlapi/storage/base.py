@@ -62,6 +62,9 @@ class BlobStore(Protocol):
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Stream:
         """Open the bytes from `start` up to `stop`, or raise `MissingBlob`."""
 
+    def room(self) -> int:
+        """Write a little, and return how many bytes can be stored. Raises `StorageFull`, or `OSError` if it cannot."""
+
     def size(self, sha256: str) -> int | None:
         """Return the size of a blob, or None if it does not exist."""
 

@@ -22,6 +22,9 @@ BATCH = 500
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors that mean no space: of a disk, of a quota, and of a limit of file size."""
 
+PROBE = bytes(4096)
+"""What is written to find out whether that is possible."""
+
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -69,6 +72,13 @@ class LocalStore:
         except FileNotFoundError:
             raise MissingBlob(f"Blob not found: {sha256}.") from None
         return Reader(file, start, stop)
+
+    def room(self) -> int:
+        """Write a little, and return how many bytes can be stored. Raises `StorageFull`, or `OSError` if it cannot."""
+        with detect_full(), self._new_file() as (file, _):
+            file.write(PROBE)
+            disk = os.fstatvfs(file.fileno())
+        return disk.f_bavail * disk.f_frsize
 
     def size(self, sha256: str) -> int | None:
         """Return the size of a blob, or None if it does not exist."""

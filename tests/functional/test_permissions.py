@@ -19,7 +19,7 @@ READ, WRITE, REGISTER, REPORT = Permission
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "TRACE", "FOO", "DELETE")
 CALLERS = ("nobody", "owner", "another", "admin", "runner", "another's runner")
 USERS = ("owner", "another", "admin")
-OPEN = {API, f"{API}/auth/token", f"{API}/auth/token/refresh"}
+OPEN = {API, f"{API}/auth/token", f"{API}/auth/token/refresh", "/health/live", "/health/ready"}
 """URL templates without authentication."""
 LISTS = ("files", "pipelines", "runs", "jobs")
 
@@ -104,7 +104,7 @@ def test_the_test_covers_every_service(wsgi):
     assert {method for method, _, _ in found} == {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 
 
-def test_only_the_entry_point_and_tokens_need_no_permission(wsgi):
+def test_only_the_entry_point_tokens_and_health_need_no_permission(wsgi):
     without = {
         service.path
         for service in wsgi.registry.cornice_services.values()
