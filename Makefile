@@ -1,22 +1,25 @@
-# `make help` lists the targets. They run in the virtual environment .venv, installed from requirements.lock.
+# `make help` lists the targets. They run in the virtual environment .venv, installed from requirements-demo.lock for the
+# demo, and from requirements-dev.lock for all others; requirements.lock is for production. Each set contains the smaller.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
+READY := $(VENV)/.dev
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .PHONY: help demo test faults lint check format bench docs lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
-$(READY): requirements.lock pyproject.toml setup.py
+$(VENV)/.%: requirements-%.lock pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## run a pipeline through the service, then keep serving; EXIT=1 exits instead
+demo: $(DEMO) ## run a pipeline through the service, then keep serving; EXIT=1 exits instead
 	$(BIN)/python examples/demo.py $(if $(EXIT),--exit)
 
 test: $(READY) ## run all tests, on SQLite and PostgreSQL; COVERAGE=1 measures the coverage
@@ -47,7 +50,9 @@ docs: $(READY) ## generate docs/settings.md and docs/api.md
 
 lock: $(READY) ## lock the newest versions that pyproject.toml allows
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra demo --extra dev -o requirements.lock pyproject.toml
+	$(COMPILE) --upgrade --extra demo --extra dev -o requirements-dev.lock pyproject.toml
+	$(COMPILE) --extra demo -c requirements-dev.lock -o requirements-demo.lock pyproject.toml
+	$(COMPILE) -c requirements-dev.lock -o requirements.lock pyproject.toml
 
 clean: ## remove everything that the targets created
 	rm -rf $(VENV) var build *.egg-info
