@@ -61,9 +61,11 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 
 def prepare() -> dict[str, str]:
-    """Create the database, an administrator and a user, and register the modules; returns the users' passwords."""
+    """Create the database, an administrator and a user, and register the modules; returns the users' passwords.
+
+    The commands create the database themselves, because development.ini says so.
+    """
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-    run("alembic", "-c", INI, "upgrade", "head")
     passwords = {}
     for name, role in (("admin", "admin"), ("ada", "user")):
         kept = FOLDER / f"{name}.password"
