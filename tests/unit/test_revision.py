@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from pyramid.paster import get_appsettings
 
-from alembic import command
 from mlapi import revision
 from mlapi.database import make_engine
 from mlapi.settings import Settings
@@ -44,6 +44,11 @@ def at(settings: Settings, number: str) -> None:
     engine.dispose()
 
 
+def test_the_revisions_are_those_of_alembic() -> None:
+    known = ScriptDirectory(str(revision.MIGRATIONS)).walk_revisions()
+    assert revision.revisions() == tuple(each.revision for each in known)
+
+
 def test_the_command_of_the_refusal_migrates_the_database(settings: Settings, ini: Path) -> None:
     message, _, remedy = refusal(settings, ini).rpartition(" run: ")
     assert message == "The database has no tables. To create them,"
@@ -65,9 +70,7 @@ def test_a_database_of_another_revision_is_refused(settings: Settings, ini: Path
 
 
 def test_an_old_database_is_migrated_if_that_is_wanted(settings: Settings, ini: Path) -> None:
-    config = revision._config()
-    config.attributes["url"] = settings.database_url
-    command.upgrade(config, revision.revisions()[-1])
+    revision.upgrade(settings.database_url, revision.revisions()[-1])
     revision.prepare(settings, str(ini), migrate=True)
     revision.prepare(settings, str(ini), migrate=False)
 
