@@ -34,12 +34,15 @@ class JsonRenderer:
 def start_app(ini: Mapping[str, str], file: str) -> Router:
     """Create the application for a command of Pyramid, such as `pserve`, which shows an error without a traceback.
 
-    Raises `SettingsError`, also for a database that is not at the newest revision.
+    Raises `SettingsError`, also for a folder that cannot be used and a database that is not at the newest revision.
     """
     sys.excepthook = _show_briefly
     settings = Settings.read(ini)
     prepare(settings, file, migrate=settings.migrate)
-    return make_app(ini)
+    try:
+        return make_app(ini)
+    except OSError as error:
+        raise SettingsError(f"A folder of the settings cannot be used: {error}") from None
 
 
 def _show_briefly(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

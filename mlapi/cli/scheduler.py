@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = prepared(arguments.ini)
-    except SettingsError as error:
+        scheduler = _scheduler(settings)
+    except (SettingsError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    scheduler = _scheduler(settings)
 
     def stop(*_signal: object) -> None:
         # In another thread: the interrupted one may hold a lock that `stop` needs.

@@ -63,7 +63,7 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
     """Serve until SIGTERM or SIGINT; called by pserve for ``[server:main] use = egg:mlapi``.
 
     `options` are options of waitress; address and threads come from the settings. Raises `SettingsError` for one of
-    these among the options.
+    these among the options, and for an address that cannot be used.
     """
     for name in ELSEWHERE:
         if name in options:
@@ -72,7 +72,12 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
     settings = app.registry.mlapi
     logging.basicConfig()  # Has no effect if pserve has configured logging.
     app.registry.database.share(settings.threads)
-    server = Server(app, settings, options)
+    try:
+        server = Server(app, settings, options)
+    except OSError as error:
+        raise SettingsError(
+            f"mlapi.host and mlapi.port: {settings.host}:{settings.port} is not usable: {error.strerror}."
+        ) from None
     family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGINT, server.stop)

@@ -1,5 +1,6 @@
 """The start of every command by an operator who has forgotten something: one sentence that names what to do."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,23 @@ def test_a_setting_that_is_not_valid_is_refused(program: str, tmp_path: Path) ->
     done = start(program, write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", slots="many"))
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith("mlapi.slots: 'many' ")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_folder_that_cannot_be_used_is_named(program: str, tmp_path: Path) -> None:
+    url, media = f"sqlite:///{tmp_path}/test.db", tmp_path / "testing.ini" / "files"
+    done = start(program, write_ini(tmp_path, url, migrate="true", media_dir=media))
+    assert done.returncode != 0
+    assert str(media.parent) in done.stderr.splitlines()[-1]
+
+
+def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = start("pserve", write_ini(tmp_path, f"sqlite:///{tmp_path}/test.db", port, migrate="true"))
+    assert done.returncode == 1
+    message = f"mlapi.host and mlapi.port: 127.0.0.1:{port} is not usable: Address already in use."
+    assert done.stderr.splitlines()[-1] == message
 
 
 def test_an_error_of_alembic_has_no_traceback(tmp_path: Path) -> None:
