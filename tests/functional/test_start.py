@@ -97,4 +97,4 @@ def test_a_password_without_a_terminal_is_read_from_a_file(ini: Path, tmp_path: 
 def test_a_command_without_an_ini_file_is_refused() -> None:
     done = subprocess.run([command("mlapi-admin"), "check"], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
-    assert "-c/--config" in done.stderr.splitlines()[-1]
+    assert "-c INI" in done.stderr.splitlines()[-1]
