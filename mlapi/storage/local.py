@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import islice
@@ -24,6 +25,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 PROBE = bytes(4096)
 """What is written to find out whether that is possible."""
+
+SMALL = 64 * 1024
+"""Bytes of a chunk up to which hashing it takes less time than passing it to a thread."""
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -42,8 +46,9 @@ def detect_full() -> Iterator[None]:
 class LocalStore:
     """A store that keeps blobs as files `sha256/ab/cd/<hash>` in a folder, which is created if necessary.
 
-    Files are written in `tmp/`. A blob is moved to its place under a shared lock on the file `lock`, and swept under
-    an exclusive lock: a sweep never deletes a blob that was stored again since its batch was checked.
+    The 256 folders `sha256/ab` exist from the start. Files are written in `tmp/`. A blob is moved to its place under a
+    shared lock on the file `lock`, and swept under an exclusive lock: a sweep never deletes a blob that was stored
+    again since its batch was checked.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,9 +58,13 @@ class LocalStore:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self.root, self._blobs, self._temporary):
             _make_folder(folder)
+        for number in range(256):
+            _make_folder(self._blobs / f"{number:02x}")
         self._lock.touch(0o600)
-        _sync_folder(self.root)
-        _sync_folder(self.root.parent)
+        for folder in (self._blobs, self.root, self.root.parent):
+            _sync_folder(folder)
+        self._safe: set[Path] = set()
+        """Folders of blobs whose names survive a loss of power, as this process knows."""
 
     def put(self, chunks: Iterable[bytes], limit: int | None = None) -> Blob:
         """Store the bytes of `chunks`. They survive a loss of power once this returns."""
@@ -132,16 +141,24 @@ class LocalStore:
             Path(name).unlink(missing_ok=True)
 
     def _place(self, path: Path, sha256: str) -> None:
+        """Move a synced file to its place, so that its name survives a loss of power.
+
+        The folder `ab` needs no sync: `__init__` has synced its name before any blob was in it. The folder `ab/cd` is
+        synced always, because the name of the blob is in it, and its own name in `ab` once in each process: another
+        process may have created it without having synced it yet, but nobody deletes it.
+        """
         target = self._path(sha256)
-        folders = [target.parents[1], target.parents[0]]
-        for folder in folders:
+        folder = target.parent
+        if folder not in self._safe:
             _make_folder(folder)
         with self._locked(fcntl.LOCK_SH):
             os.utime(path)  # the grace period starts here, however long the upload took
             path.replace(target)
-        # Another process may have created these folders without having synced them yet.
-        for folder in [self._blobs, *folders]:
-            _sync_folder(folder)
+        # The folder of the blob comes first: a file system with a journal has then written the other one as well.
+        _sync_folder(folder)
+        if folder not in self._safe:
+            _sync_folder(folder.parent)
+            self._safe.add(folder)
 
     @contextmanager
     def _locked(self, mode: int) -> Iterator[None]:
@@ -186,16 +203,27 @@ class Reader(Iterator[bytes]):
 
 
 def _write(file: FileIO, chunks: Iterable[bytes], limit: int | None) -> Blob:
-    """Write, count and hash `chunks`. Nothing beyond `limit` reaches the disk."""
+    """Write, count and hash `chunks`. Nothing beyond `limit` reaches the disk.
+
+    A large chunk is hashed in a second thread while it is written, because hashlib releases the GIL.
+    """
     digest, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        size += len(chunk)
-        if limit is not None and size > limit:
-            raise TooLarge(f"The file is larger than {limit} bytes.")
-        digest.update(chunk)
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[file.write(rest) :]
+    with ThreadPoolExecutor(1) as hasher:
+        hashing: Future[None] | None = None
+        for chunk in chunks:
+            size += len(chunk)
+            if limit is not None and size > limit:
+                raise TooLarge(f"The file is larger than {limit} bytes.")
+            if hashing is not None:
+                hashing.result()
+                hashing = None
+            if len(chunk) <= SMALL:
+                digest.update(chunk)
+            else:
+                hashing = hasher.submit(digest.update, chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[file.write(rest) :]
     return Blob(digest.hexdigest(), size)
 
 

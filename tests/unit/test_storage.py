@@ -20,7 +20,7 @@ import pytest
 import mlapi
 from mlapi.errors import StorageFull, TooLarge
 from mlapi.storage import CHUNK, MissingBlob, StoredBlob, SweepResult, open_store
-from mlapi.storage.local import BATCH, LocalStore
+from mlapi.storage.local import BATCH, SMALL, LocalStore
 
 MIB = 2**20
 
@@ -70,6 +70,25 @@ def held(store: LocalStore, mode: int) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Path | str]:
+    """The paths that are synced, and "replace" for every move."""
+    steps: list[Path | str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor):
+        steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def watched_replace(path, target):
+        steps.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    return steps
+
+
 def python(code: str, *arguments: object) -> "subprocess.Popen[str]":
     """Start Python with `code`."""
     return subprocess.Popen(
@@ -88,6 +107,12 @@ class TestPut:
         assert (blob.sha256, blob.size) == (sha(content), len(content))
         assert place(store, blob.sha256).read_bytes() == content
         assert files(store) == [f"sha256/{blob.sha256[:2]}/{blob.sha256[2:4]}/{blob.sha256}"]
+
+    def test_hashes_chunks_of_all_sizes_in_their_order(self, store):
+        contents = [bytes([number]) * size for number, size in enumerate([SMALL + 1, 1, SMALL, CHUNK, CHUNK, 3])]
+        blob = store.put(iter(contents))
+        assert blob.sha256 == sha(b"".join(contents))
+        assert store.verify(blob.sha256)
 
     def test_equal_content_is_one_blob_with_a_new_time(self, store):
         first = store.put([b"same"])
@@ -138,24 +163,18 @@ class TestPut:
             if path.name != "lock":
                 assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
 
-    def test_syncs_the_file_before_and_the_folders_after_it_is_in_place(self, store, monkeypatch):
-        steps = []
-        fsync, replace = os.fsync, Path.replace
-
-        def watched_fsync(descriptor):
-            steps.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
-            fsync(descriptor)
-
-        def watched_replace(path, target):
-            steps.append("replace")
-            return replace(path, target)
-
-        monkeypatch.setattr(os, "fsync", watched_fsync)
-        monkeypatch.setattr(Path, "replace", watched_replace)
-        target = place(store, store.put([b"content"]).sha256)
-        assert steps[0].parent == store.root / "tmp"
-        assert steps[1] == "replace"
-        assert set(steps[2:]) == set(target.parents[:3])
+    def test_syncs_the_file_before_and_the_folders_after_it_is_in_place(self, tmp_path, steps):
+        store = LocalStore(tmp_path / "blobs")
+        # The folders of the first level are there, and their names are safe, before any blob is.
+        assert len(list((store.root / "sha256").iterdir())) == 256
+        assert set(steps) == {store.root / "sha256", store.root, tmp_path}
+        # Another process, as the last store, does not know whether the folder of the second level has been synced.
+        for each, first in ((store, True), (store, False), (LocalStore(store.root), True)):
+            del steps[:]
+            target = place(store, each.put([b"content"]).sha256)
+            assert steps[0].parent == store.root / "tmp"
+            assert steps[1] == "replace"
+            assert steps[2:] == list(target.parents[: 1 + first])
 
     def test_memory_does_not_grow_with_the_content(self, store):
         tracemalloc.start()
