@@ -71,6 +71,8 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
             raise SettingsError(f"[server:main] cannot have the option {name}: set {where} in [app:main].")
     settings = app.registry.mlapi
     logging.basicConfig()  # Has no effect if pserve has configured logging.
+    # A request that waits for a thread is not worth a warning: under load, most do.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     app.registry.database.share(settings.threads)
     try:
         server = Server(app, settings, options)
