@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
-from mlapi import postgresql
+from mlapi import postgresql, wake
 from mlapi.turns import Busy, Turns, TurnTaking, busy_timeout
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ READERS = 2
 
 DISK_FULL = "53100"
 """PostgreSQL's error code for a disk without space."""
+
+WAKES = "mlapi.wakes"
+"""The key in `Session.info` of whether the commit wakes schedulers."""
 
 WRITING = {"synchronize_session": False}
 """Execution options of sessions: UPDATE and DELETE do not synchronize loaded objects."""
@@ -139,14 +143,19 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> No
 
 
 class Database:
-    """An engine; `writing` creates sessions, `reading` creates read-only connections."""
+    """An engine; `writing` creates sessions, `reading` creates read-only connections.
 
-    def __init__(self, url: str, pool_size: int = POOL, timeout: float = TIMEOUT) -> None:
+    Commits of sessions that have changed jobs wake the schedulers whose sockets are in the folder `bells`.
+    """
+
+    def __init__(self, url: str, pool_size: int = POOL, timeout: float = TIMEOUT, bells: Path | None = None) -> None:
         self._turns = Turns(pool_size - READERS)
         self.engine = make_engine(url, pool_size, timeout, self._turns)
         # Sessions never use loaded objects after an UPDATE or DELETE of their rows; they read them again.
         self.writing: sessionmaker[Session] = sessionmaker(self.engine, execution_options=WRITING)
         sa.event.listen(self.writing, "after_begin", join)
+        if bells is not None:
+            sa.event.listen(self.writing, "after_commit", functools.partial(_ring_if_due, bells))
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 
     def share(self, threads: int) -> None:
@@ -172,6 +181,16 @@ def join(session: Session, _transaction: object, _connection: object) -> None:
         join_transaction(session, STATUS_CHANGED, tm)
 
 
+def wake_schedulers(session: Session) -> None:
+    """Wake the schedulers of this machine after the commit of a session, which has queued or ended jobs."""
+    session.info[WAKES] = True
+
+
+def _ring_if_due(bells: Path, session: Session) -> None:
+    if session.info.pop(WAKES, False):
+        wake.ring(bells)
+
+
 def includeme(config: Any) -> None:
     """Configure pyramid_tm, and register the database."""
     config.add_settings(
@@ -184,4 +203,6 @@ def includeme(config: Any) -> None:
     )
     config.include("pyramid_tm")
     settings = config.registry.mlapi
-    config.registry.database = Database(settings.database_url, timeout=settings.database_timeout)
+    config.registry.database = Database(
+        settings.database_url, timeout=settings.database_timeout, bells=settings.data_dir
+    )

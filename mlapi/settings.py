@@ -3,6 +3,7 @@
 A setting ``x`` is ``mlapi.x`` in the ini file or ``MLAPI_X`` in the environment, which takes precedence.
 """
 
+import ipaddress
 import os
 import secrets
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 PREFIX = "mlapi."
 SECRET_BYTES = 32
@@ -191,7 +193,12 @@ class Settings:
         flag, "false", "Whether the commands migrate the database to the newest revision, for development."
     )
     scheduler: bool = setting(flag, "false", "Whether pserve starts a scheduler, which ends with it.")
-    scheduler_interval: float = setting(seconds, "0.05", "Interval at which the scheduler polls the queue in seconds.")
+    scheduler_interval: float = setting(
+        seconds,
+        "0.05",
+        "Interval at which the scheduler looks at the queue in seconds. While nothing happens, it grows to 1 s if the "
+        "service is on this machine (url) with the same data_dir, because then the service wakes the scheduler.",
+    )
     slots: int = setting(whole, "2", "Number of jobs that this machine runs at the same time.")
     worker: str = setting(text, socket.gethostname(), "Name of this machine as a worker.")
     module_python: str = setting(text, sys.executable, "Python interpreter that runs modules.")
@@ -246,6 +253,15 @@ def _url(host: str, port: int) -> str:
     """The address at which this machine reaches a server on this host and port."""
     host = WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _kept_secret(place: Path) -> str:

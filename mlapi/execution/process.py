@@ -82,7 +82,7 @@ class Child:
             os.close(writer)
         os.set_blocking(self.output, False)
         self.pid = self._process.pid
-        self.pidfd = _open_pidfd(self.pid)
+        self.pidfd = open_pidfd(self.pid)
         self._kill_at: float | None = None
 
     def exited(self) -> bool:
@@ -147,7 +147,7 @@ def _die_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
-def _open_pidfd(pid: int) -> int | None:
+def open_pidfd(pid: int) -> int | None:
     """Return a descriptor that becomes readable when `pid` ends, or None if the system has none."""
     try:
         return os.pidfd_open(pid)

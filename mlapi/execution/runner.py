@@ -4,8 +4,8 @@ It reads one line of JSON from stdin, which keeps the token out of arguments and
 
     {"attempt": URL, "token": TOKEN, "scratch": FOLDER, "python": PROGRAM}
 
-It needs only the standard library and starts quickly. It may be started ahead and wait for its line. Its exit status is
-one of the `EXIT_` constants.
+It needs only the standard library and starts quickly. On the machine of a scheduler it is forked by `zygote`. Its exit
+status is one of the `EXIT_` constants.
 """
 
 from __future__ import annotations
@@ -230,14 +230,17 @@ def _parse_ticket(line: bytes) -> Ticket | None:
     }
 
 
-def main() -> int:
-    """Wait for a ticket on stdin and run its attempt."""
-    guard_self()
-    # Every attempt needs these (the codec is for host names). A runner that waits for its ticket imports them ahead.
+def load() -> None:
+    """Import what every attempt needs, but not every process that imports this module (the codec is for host names)."""
     import encodings.idna  # noqa: F401
 
     import mlapi.archives.canonical  # noqa: F401
 
+
+def main() -> int:
+    """Wait for a ticket on stdin and run its attempt."""
+    guard_self()
+    load()
     line = sys.stdin.buffer.readline()
     if not line.strip():
         return EXIT_REPORTED

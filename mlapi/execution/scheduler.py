@@ -22,8 +22,9 @@ from mlapi.models.blobs import referenced
 from mlapi.models.jobs import Status
 from mlapi.models.slots import Allowance
 from mlapi.security import Tokens, Use
-from mlapi.settings import Settings
+from mlapi.settings import Settings, is_loopback
 from mlapi.storage import BlobStore
+from mlapi.wake import Bell
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ PHASES = 3
 
 TOKEN_MARGIN = 3600.0
 """Seconds by which the token of an attempt outlives its phases."""
+
+REST = 1.0
+"""Maximum number of seconds between two looks at the queue while nothing happens, unless the interval is longer."""
 
 RECOVERY = 1.0
 """Seconds to wait after an error."""
@@ -85,12 +89,17 @@ class Scheduler:
         self.stopping = threading.Event()
         self._next_lease_check = self._next_heartbeat = 0.0
         self._settled = False
+        self._bell: Bell | None = None
+        self._pause = settings.scheduler_interval
+        self._is_near = is_loopback(settings.url)
         self._faults = 0
         self._ended: dict[int, Ending] = {}
 
     def stop(self) -> None:
         """Make `run` return soon; running jobs continue."""
         self.stopping.set()
+        if self._bell is not None:
+            self._bell.wake()
 
     def close(self) -> None:
         """Release the executor; running jobs continue."""
@@ -99,20 +108,31 @@ class Scheduler:
     def run(self) -> None:
         """Schedule until `stop` is called, whatever fails in the meantime."""
         threading.Thread(target=self._sweep_periodically, name="sweep", daemon=True).start()
-        while not self.stopping.is_set():
-            try:
-                busy = self.tick()
-            except OperationalError:
-                log.warning("The database is not available.", exc_info=True)
-                self.stopping.wait(RECOVERY)
-            except Exception:
-                # Every job of this machine depends on this loop, so no error ends it.
-                log.exception("The scheduler failed. It tries again.")
-                self.stopping.wait(RECOVERY)
-            else:
-                if not busy:
-                    self.stopping.wait(self._settings.scheduler_interval)
+        with Bell(self._settings.data_dir) as self._bell:
+            while not self.stopping.is_set():
+                try:
+                    busy = self.tick()
+                except OperationalError:
+                    log.warning("The database is not available.", exc_info=True)
+                    self.stopping.wait(RECOVERY)
+                except Exception:
+                    # Every job of this machine depends on this loop, so no error ends it.
+                    log.exception("The scheduler failed. It tries again.")
+                    self.stopping.wait(RECOVERY)
+                else:
+                    self._rest(self._bell, busy=busy)
         self.close()
+
+    def _rest(self, bell: Bell, *, busy: bool) -> None:
+        """Wait until something happens, or for a time that doubles while nothing does.
+
+        The pauses grow only if the service is on this machine, because it wakes no others.
+        """
+        interval = self._settings.scheduler_interval
+        if busy or bell.wait(self._pause, self._executor.descriptors()) or not (bell.audible and self._is_near):
+            self._pause = interval
+        else:
+            self._pause = min(2 * self._pause, max(REST, interval))
 
     def tick(self) -> bool:
         """Check runners, leases and the queue once; returns whether a job was claimed."""
@@ -232,8 +252,7 @@ class Scheduler:
             self._executor.submit(self._ticket(claim))
         except Exception as error:
             log.exception("Job %d: attempt %d cannot be started.", claim.job_id, claim.number)
-            words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            self._ended[claim.attempt_id] = Ending(f"The runner cannot be started: {words}.", WORKER)
+            self._ended[claim.attempt_id] = _not_started(error)
 
     def _ticket(self, claim: attempts.Claim) -> Ticket:
         lifetime = PHASES * (claim.timeout or self._settings.job_timeout) + TOKEN_MARGIN
@@ -255,8 +274,16 @@ class Scheduler:
                 log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)
 
 
-def _ending(code: int | None) -> Ending:
+def _not_started(error: Exception) -> Ending:
+    """Return why an attempt ends whose runner could not be started."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Ending(f"The runner cannot be started: {words}.", WORKER)
+
+
+def _ending(code: int | OSError | None) -> Ending:
     """Return why an attempt ends whose runner ended with an exit status, which is unknown of an adopted runner."""
+    if isinstance(code, OSError):
+        return _not_started(code)
     if code == EXIT_REFUSED:
         return Ending(REFUSED, WORKER)
     if code == EXIT_STOPPED:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, Gone
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File
@@ -108,6 +109,7 @@ def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: o
     """Move the jobs that satisfy a condition to a status, where `MOVES` allows it; returns the ids of moved jobs."""
     allowed = [status for status, moves in MOVES.items() if to in moves]
     statement = sa.update(Job).where(condition, Job.status.in_(allowed)).values(status=to, **values)
+    wake_schedulers(db)
     return list(db.scalars(statement.returning(Job.id)))
 
 

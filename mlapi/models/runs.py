@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, FieldErrors
 from mlapi.models.base import Base, Numbered, affected_rows, clock
 from mlapi.models.files import File
@@ -110,6 +111,7 @@ def _create_jobs(
         for position, (task, earlier) in enumerate(zip(tasks, dependencies, strict=True), 1)
     ]
     db.execute(sa.insert(Job), jobs)
+    wake_schedulers(db)
     ids = db.scalars(sa.select(Job.id).where(Job.run_id == run.id).order_by(Job.position)).all()
     pairs = [
         {"job_id": job_id, "parent_id": ids[index]}

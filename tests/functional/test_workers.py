@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.functional.test_processes import noted, task
-from tests.processes import HASTY, Process, Service, wait_for
+from tests.processes import HASTY, Process, Service, family, wait_for
 from tests.support import little_room
 
 pytestmark = [
@@ -145,27 +145,44 @@ def test_no_job_is_claimed_while_the_server_is_down(service: Service, note: Path
     assert {(job["status"], job["attempt"], job["failures"]) for job in over} == {("FINISHED", 1, 0)}
 
 
-def idle(service: Service) -> Process:
-    """Wait for the runner that waits for its ticket."""
+def zygote(service: Service) -> Process:
+    """Wait for the process that forks the runners."""
     (scheduler,) = service.schedulers
 
-    def runners() -> list[Process]:
-        found = service.family(scheduler)
-        return [each for each in found if "mlapi.execution.runner" in each.command]
+    def zygotes() -> list[Process]:
+        return [each for each in service.family(scheduler) if "mlapi.execution.zygote" in each.command]
 
-    return wait_for(lambda: next(iter(runners()), None), "an idle runner")
+    return wait_for(lambda: next(iter(zygotes()), None), "the zygote")
 
 
 def test_an_attempt_that_never_fetches_its_job_costs_nothing(service: Service, note: Path) -> None:
     service.serve(MLAPI_JOB_LEASE=HASTY)
     service.end_schedulers()
     service.schedule(MLAPI_JOB_LEASE=HASTY)
-    runner = idle(service)
-    runner.send(signal.SIGSTOP)
+    hanging = zygote(service)
+    hanging.send(signal.SIGSTOP)
     (job,) = service.over(service.start(task("wait", note)), PATIENT)
     assert (job["status"], job["attempt"], job["failures"]) == ("FINISHED", 2, 0)
-    assert not runner.lives
+    assert not hanging.lives
     assert faults(service, "one") == ("healthy", 0, None)
+
+
+def test_killed_zygotes_cost_nothing(service: Service, note: Path) -> None:
+    run = service.start(task("nap", note, 1.0), task("nap", note, 0.0))
+    noted(note, 1)
+    zygote(service).send(signal.SIGKILL)
+    over = service.over(run, PATIENT)
+    assert {(job["status"], job["attempt"], job["failures"]) for job in over} == {("FINISHED", 1, 0)}
+    assert faults(service, "one") == ("healthy", 0, None)
+
+
+def test_the_service_and_the_ends_of_jobs_wake_the_scheduler(service: Service, note: Path) -> None:
+    service.end_schedulers()
+    # After its first look, the scheduler would look again in an hour.
+    service.schedule(MLAPI_SCHEDULER_INTERVAL="3600")
+    for _ in range(2):
+        over = service.over(service.start(*(task("wait", note) for _ in range(3))))
+        assert {job["status"] for job in over} == {"FINISHED"}
 
 
 def suspended(service: Service, note: Path) -> tuple[dict[str, Any], list[Process]]:
@@ -213,15 +230,17 @@ def test_a_started_scheduler_queues_the_jobs_of_killed_runners_at_once(service: 
 
 @contextmanager
 def no_processes(pid: int) -> Iterator[None]:
-    """Let every fork of a process fail with EAGAIN."""
+    """Let every fork of a process and of its descendants fail with EAGAIN."""
+    members = [pid, *(each.pid for each in family(pid))]
     group = Path("/sys/fs/cgroup/pids") / f"mlapi-{uuid.uuid4().hex}"
     try:
         group.mkdir()
-        (group / "cgroup.procs").write_text(str(pid))
+        for member in members:
+            (group / "cgroup.procs").write_text(str(member))
     except OSError:
         pytest.skip("limiting the processes of another process needs the cgroup of pids")
     try:
-        (group / "pids.max").write_text("1")
+        (group / "pids.max").write_text("1")  # Below what is there already, of which nothing ends by it.
         yield
         (group / "pids.max").write_text("max")
     finally:

@@ -309,6 +309,9 @@ class Ended:
     def kill(self, attempt_id: int) -> bool:
         return True
 
+    def descriptors(self) -> list[int]:
+        return []
+
     def close(self) -> None:
         pass
 

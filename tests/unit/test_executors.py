@@ -1,5 +1,6 @@
 """Runners as processes on this machine: starting, watching, stopping and detaching them."""
 
+import errno
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from mlapi.execution.executors import local
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.executors.local import LocalExecutor
-from tests.processes import alive, wait_for
+from tests.processes import alive, family, wait_for
 from tests.unit.test_runner import SLEEPER, TOKEN, Server, pack_module
 
 
@@ -47,29 +49,30 @@ def scratch(tmp_path):
 def executor(scratch):
     executor = LocalExecutor(scratch, sys.executable)
     yield executor
+    left = runners()  # After the end of the zygote, they are no descendants of this process.
     executor.close()
-    for runner in local._DETACHED:
-        runner.kill()
-        runner.wait()
-    local._DETACHED.clear()
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def ticket(server, number=7):
     return Ticket(number, server.url, TOKEN)
 
 
+def zygotes(parent=None):
+    """Return the pids of the zygotes that a process has started."""
+    above = parent or os.getpid()
+    # Between its fork and its exec a zygote still has the arguments of the process that starts it.
+    found = [each for each in family(above) if "mlapi.execution.zygote" in each.command]
+    return [each.pid for each in found if each.lives and each.parent.pid == above]
+
+
 def runners(parent=None):
-    """Return the pids of the runners that a process has started."""
-    pids = []
-    for folder in Path("/proc").iterdir():
-        try:
-            is_child = (folder / "stat").read_text().rpartition(")")[2].split()[1] == str(parent or os.getpid())
-            # Between its fork and its exec a runner still has the arguments of the process that starts it.
-            if is_child and b"mlapi.execution.runner" in (folder / "cmdline").read_bytes():
-                pids.append(int(folder.name))
-        except (OSError, ValueError, IndexError):
-            continue
-    return [pid for pid in pids if alive(pid)]
+    """Return the pids of the runners that the zygotes of a process have forked."""
+    return [
+        each.pid for zygote in zygotes(parent) for each in family(zygote) if each.lives and each.parent.pid == zygote
+    ]
 
 
 def ended(executor, number=7):
@@ -128,25 +131,69 @@ def test_a_runner_starts_from_any_folder_and_imports_nothing_from_it(make_server
     executor.close()
 
 
-def test_the_idle_runner_is_used_and_replaced(executor, make_server):
-    wait_for(runners)
-    (waiting,) = runners()
-    server = make_server("note(os.getppid()); finish()")
-    executor.submit(ticket(server))
-    assert read_note(server) == waiting
-    executor.poll()
-    wait_for(lambda: set(runners()) - {waiting})
-    assert ended(executor) == 0
-    assert len(runners()) == 1
+def test_runners_are_forked_by_one_process(executor, make_server):
+    wait_for(zygotes)
+    (zygote,) = zygotes()
+    servers = [make_server("note(os.getppid()); time.sleep(60)") for _ in range(2)]
+    for number, server in enumerate(servers):
+        executor.submit(ticket(server, number))
+    assert {read_note(server) for server in servers} == set(runners())
+    assert zygotes() == [zygote]
 
 
-def test_a_dead_idle_runner_is_replaced(executor, make_server):
-    wait_for(runners)
-    (waiting,) = runners()
+def test_a_dead_zygote_is_replaced(executor, make_server):
+    wait_for(zygotes)
+    (waiting,) = zygotes()
     os.kill(waiting, signal.SIGKILL)
     wait_for(lambda: not alive(waiting))
     executor.submit(ticket(make_server("finish()")))
     assert ended(executor) == 0
+    assert set(zygotes()).isdisjoint({waiting})
+
+
+def kill_zygote(executor):
+    """Kill the zygote of an executor, and wait until it is replaced."""
+    (zygote,) = zygotes()
+    os.kill(zygote, signal.SIGKILL)
+    wait_for(lambda: executor.poll() == {} and zygotes() not in ([], [zygote]))
+
+
+def test_the_runner_of_a_killed_zygote_continues_and_its_end_is_returned(executor, make_server, tmp_path):
+    go = tmp_path / "go"
+    server = make_server(f"note(os.getppid())\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nfinish()")
+    executor.submit(ticket(server))
+    runner = read_note(server)
+    kill_zygote(executor)
+    assert alive(runner)
+    go.touch()
+    assert ended(executor) is None
+    assert [report["status"] for report in server.reports] == ["FINISHED"]
+
+
+def test_the_runner_of_a_killed_zygote_can_be_killed(executor, make_server, scratch):
+    server = make_server(FAMILY)
+    executor.submit(ticket(server))
+    pids = read_note(server)
+    kill_zygote(executor)
+    assert executor.kill(7) is True
+    assert [alive(pid) for pid in pids] == [False, False, False]
+    assert ended(executor) is None
+    assert list(scratch.glob("*")) == []
+
+
+def test_a_zygote_that_hangs_is_killed_with_the_attempt_that_it_has_not_started(executor, make_server, scratch):
+    wait_for(zygotes)
+    (zygote,) = zygotes()
+    os.kill(zygote, signal.SIGSTOP)
+    server = make_server("finish()")
+    executor.submit(ticket(server))
+    assert executor.poll() == {}
+    assert executor.kill(7) is True
+    assert not alive(zygote)
+    assert ended(executor) is None
+    executor.submit(ticket(server, 8))
+    assert ended(executor, 8) == 0
+    assert len(server.reports) == 1
 
 
 FAMILY = """
@@ -164,7 +211,7 @@ def test_killing_ends_a_suspended_runner_and_everything_it_started(executor, mak
     os.kill(pids[0], signal.SIGSTOP)
     assert executor.kill(7) is True
     assert [alive(pid) for pid in pids] == [False, False, False]
-    assert executor.poll() == {7: -signal.SIGKILL}
+    assert ended(executor) == -signal.SIGKILL
     assert server.reports == []
     assert list(scratch.glob("*")) == []
     assert executor.kill(7) is True
@@ -212,20 +259,21 @@ def test_a_runner_that_was_killed_while_nothing_watched_it_is_not_adopted(execut
     assert executor.adopt(7) is None
 
 
-def test_a_runner_that_cannot_be_started_ahead_is_started_later(executor, make_server, monkeypatch):
+def test_a_zygote_that_cannot_be_started_is_started_later(executor, monkeypatch):
     monkeypatch.setattr(local, "RETRY", 0.1)
-    server = make_server("finish()")
-    executor.submit(ticket(server))
-    wait_for(lambda: server.reports)
+    wait_for(zygotes)
+    (zygote,) = zygotes()
+    os.kill(zygote, signal.SIGKILL)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # No pipe to another process can be opened.
+    # No connection with another process can be opened.
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
-        assert ended(executor) == 0
-        assert executor._idle is None
+        wait_for(lambda: executor.poll() == {} and executor._zygote is None)
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            executor.submit(Ticket(7, "http://127.0.0.1:1/attempts/7", TOKEN))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wait_for(lambda: executor.poll() == {} and executor._idle is not None)
+    wait_for(lambda: executor.poll() == {} and executor._zygote is not None)
 
 
 def test_the_end_of_a_killed_runner_is_returned(executor, make_server):
@@ -236,12 +284,13 @@ def test_the_end_of_a_killed_runner_is_returned(executor, make_server):
 
 
 def test_running_attempts_continue_after_closing(executor, make_server):
-    server = make_server("note(1); time.sleep(0.5); finish()")
+    server = make_server("note(os.getppid()); time.sleep(0.5); finish()")
     executor.submit(ticket(server))
-    read_note(server)
+    runner = read_note(server)
     executor.poll()
     executor.close()
-    assert len(runners()) == 1
+    assert zygotes() == []
+    assert alive(runner)
     assert executor.poll() == {}
     wait_for(lambda: server.reports)
     assert server.reports[0]["status"] == "FINISHED"
@@ -260,7 +309,7 @@ time.sleep(60)
 """
 
 
-def test_when_the_scheduler_is_killed_only_the_idle_runner_exits(make_server, scratch):
+def test_when_the_scheduler_is_killed_only_the_zygote_exits(make_server, scratch):
     server = make_server("note(os.getppid()); time.sleep(1.0); finish()")
     command = [sys.executable, "-c", PARENT, str(scratch), server.url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -268,11 +317,11 @@ def test_when_the_scheduler_is_killed_only_the_idle_runner_exits(make_server, sc
         parent.stdin.flush()
         assert parent.stdout.readline() == "started\n"
         working = read_note(server)
-        wait_for(lambda: len(runners(parent.pid)) == 2)
-        (idle,) = set(runners(parent.pid)) - {working}
+        assert runners(parent.pid) == [working]
+        (zygote,) = zygotes(parent.pid)
         parent.kill()
         parent.wait()
-        wait_for(lambda: not alive(idle))
+        wait_for(lambda: not alive(zygote))
         assert alive(working)
         wait_for(lambda: server.reports)
     assert server.reports[0]["status"] == "FINISHED"
@@ -288,6 +337,6 @@ def test_nothing_is_left_of_a_closed_executor(make_server, scratch):
         assert ended(executor) == 0
         executor.close()
         executor.close()
-    assert runners() == []
+    assert runners() == zygotes() == []
     # Each server listens on one socket and has one to wake it.
     assert len(os.listdir("/proc/self/fd")) - before <= 4

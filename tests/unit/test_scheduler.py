@@ -3,7 +3,8 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from mlapi.models.base import clock
 from mlapi.models.jobs import Status
 from mlapi.settings import Settings
 from mlapi.storage import open_store
+from mlapi.wake import Bell, ring
 from tests.processes import free_port, wait_for
 from tests.rows import furnish
 
@@ -54,6 +56,9 @@ class Tickets:
             raise self.failing.pop()
         ended, self.ended = self.ended, {}
         return ended
+
+    def descriptors(self) -> list[int]:
+        return []
 
     def close(self) -> None:
         pass
@@ -217,6 +222,42 @@ def test_a_runner_that_cannot_be_started_hands_its_job_back_and_counts_against_t
         db.execute(sa.update(Worker).values(blocked_until=clock(-1)))
     assert scheduler.tick() is True
     assert len(executor.tickets) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "pauses"),
+    [
+        ("http://127.0.0.1:6543", [0.5, 1.0, 1.0, 0.25]),
+        ("http://[::1]:6543", [0.5, 1.0, 1.0, 0.25]),
+        ("http://localhost", [0.5, 1.0, 1.0, 0.25]),
+        ("http://10.0.0.1:6543", [0.25, 0.25, 0.25, 0.25]),
+    ],
+)
+def test_looks_become_rare_while_nothing_happens_if_the_service_can_wake_the_scheduler(
+    make: Make, tmp_path: Path, url: str, pauses: list[float]
+) -> None:
+    scheduler, _ = make(url=url, scheduler_interval="0.25")
+    found = []
+    with closing(Waits(tmp_path)) as bell:
+        for message in (False, False, False, True):
+            if message:
+                ring(tmp_path)
+            scheduler._rest(bell, busy=False)
+            found.append(scheduler._pause)
+    assert found == pauses
+    assert bell.seconds == [0.25, *pauses[:-1]]
+
+
+class Waits(Bell):
+    """A bell that notes how long it may wait, and does not."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.seconds: list[float] = []
+
+    def wait(self, seconds: float, others: Iterable[int] = ()) -> bool:
+        self.seconds.append(seconds)
+        return super().wait(0, others)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ class Executor(Protocol):
     """A place where runners run: this machine, or others."""
 
     def submit(self, ticket: Ticket) -> None:
-        """Start a runner with this ticket."""
+        """Have a runner started with this ticket, or raise `OSError`."""
 
     def adopt(self, attempt_id: int) -> bool | None:
         """Watch the runner of an attempt that an earlier process started, and return whether it is running.
@@ -31,8 +31,14 @@ class Executor(Protocol):
         This never raises, also if the runner has ended, is unknown, or was started by an earlier process.
         """
 
-    def poll(self) -> dict[int, int | None]:
-        """Return the attempts that ended since the last poll, with the exit codes of their runners, if known."""
+    def poll(self) -> dict[int, int | OSError | None]:
+        """Return the attempts that ended since the last poll, with the exit codes of their runners, if known.
+
+        Instead of the exit code of a runner that could not be started, the error is returned.
+        """
+
+    def descriptors(self) -> list[int]:
+        """Return descriptors, one of which is readable when `poll` has something to return."""
 
     def close(self) -> None:
         """Stop watching. Running attempts continue."""
