@@ -12,19 +12,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyramid.router import Router
 from waitress import wasyncore
 from waitress.server import BaseWSGIServer, create_server
 
 from mlapi.http.channel import Channel
-from mlapi.settings import Settings, SettingsError
+from mlapi.http.processes import RESTART, Family, await_end
+from mlapi.settings import Settings, SettingsError, whole
 
 log = logging.getLogger(__name__)
-
-RESTART = 1.0
-"""Seconds before a scheduler that ended is restarted."""
 
 IDLE = 2.0
 """Seconds for which a server that drains keeps idle connections open, because their next requests may be on the way."""
@@ -62,42 +60,66 @@ ELSEWHERE = ("host", "port", "listen", "unix_socket", "threads")
 def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
     """Serve until SIGTERM or SIGINT; called by pserve for ``[server:main] use = egg:mlapi``.
 
-    `options` are options of waitress; address and threads come from the settings. Raises `SettingsError` for one of
-    these among the options, and for an address that cannot be used.
+    `options` are options of waitress, and `processes`; address and threads come from the settings. Raises
+    `SettingsError` for one of these among the options, and for an address that cannot be used.
     """
     for name in ELSEWHERE:
         if name in options:
             where = "mlapi.threads" if name == "threads" else "mlapi.host and mlapi.port"
             raise SettingsError(f"[server:main] cannot have the option {name}: set {where} in [app:main].")
-    settings = app.registry.mlapi
+    settings, processes = app.registry.mlapi, _count(options.pop("processes", "1"))
     logging.basicConfig()  # Has no effect if pserve has configured logging.
     # A request that waits for a thread is not worth a warning: under load, most do.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     app.registry.database.share(settings.threads)
-    try:
-        server = Server(app, settings, options)
-    except OSError as error:
-        raise SettingsError(
-            f"mlapi.host and mlapi.port: {settings.host}:{settings.port} is not usable: {error.strerror}."
-        ) from None
-    family = scheduler(global_conf["__file__"]) if settings.scheduler else contextlib.nullcontext()
-    signal.signal(signal.SIGTERM, server.stop)
-    signal.signal(signal.SIGINT, server.stop)
-    with family:
+    sockets = inherited()
+    shared = bool(sockets)
+    sockets = sockets or bind(settings.host, settings.port)
+    command = scheduler_command(global_conf["__file__"]) if settings.scheduler else None
+    if processes == 1:
+        server = Server(app, settings, options, sockets, shared=shared)
+        signal.signal(signal.SIGTERM, server.stop)
+        signal.signal(signal.SIGINT, server.stop)
+        with contextlib.nullcontext() if command is None else scheduler(command):
+            server.run()
+        return
+    app.registry.database.engine.dispose()  # A connection belongs to one process.
+
+    def leave() -> float:
+        seconds = 0.0 if shared else close_door(sockets)
+        for each in sockets:
+            each.close()  # The servers have their own descriptors.
+        return seconds
+
+    lifeline = Family(processes, command, leave).run()
+    if lifeline is not None:
+        server = Server(app, settings, options, sockets, shared=True)
+        threading.Thread(target=await_end, args=(lifeline, server.stop), name="parent", daemon=True).start()
         server.run()
 
 
+def _count(processes: str) -> int:
+    """The number of processes. Raises `SettingsError`."""
+    try:
+        return whole(processes)
+    except ValueError as error:
+        raise SettingsError(f"[server:main] processes: {processes!r} {error}") from None
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Return a socket for every address of a host."""
+    """Return a socket for every address of a host. Raises `SettingsError` for an address that cannot be used."""
     sockets = []
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, protocol, _, address in dict.fromkeys(infos):
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(address)
-        sockets.append(made)
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            made = socket.socket(family, kind, protocol)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind(address)
+            sockets.append(made)
+    except OSError as error:
+        raise SettingsError(f"mlapi.host and mlapi.port: {host}:{port} is not usable: {error.strerror}.") from None
     return sockets
 
 
@@ -128,17 +150,27 @@ def ignore_new(listening: socket.socket) -> None:
         listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
 
-class Server:
-    """waitress, which drains before it ends: it completes the requests that it has accepted."""
+def close_door(sockets: list[socket.socket]) -> float:
+    """Have new connections dropped; returns the seconds for which others are still established."""
+    for each in sockets:
+        ignore_new(each)
+    return HANDSHAKES
 
-    def __init__(self, app: Router, settings: Settings, options: dict[str, str]) -> None:
+
+class Server:
+    """waitress, which drains before it ends: it completes the requests that it has accepted.
+
+    Sockets are `shared` if other processes accept connections from them.
+    """
+
+    def __init__(
+        self, app: Router, settings: Settings, options: dict[str, str], sockets: list[socket.socket], *, shared: bool
+    ) -> None:
         self.draining = False
         self._patience = settings.drain_timeout
         self._map: dict[int, wasyncore.dispatcher] = {}
         limits = LIMITS | {"threads": str(settings.threads)}
-        sockets = inherited()
-        self._shared = bool(sockets)
-        sockets = sockets or bind(settings.host, settings.port)
+        self._shared = shared
         self._waitress = create_server(app, self._map, sockets=sockets, **(limits | options))
         self._listeners = [each for each in self._map.values() if isinstance(each, BaseWSGIServer)]
         for listener in self._listeners:
@@ -181,9 +213,7 @@ class Server:
         The connections in a shared socket are left to the other processes.
         """
         if not self._shared:
-            for listener in self._listeners:
-                ignore_new(listener.socket)
-            end = time.monotonic() + HANDSHAKES
+            end = time.monotonic() + close_door([listener.socket for listener in self._listeners])
             while time.monotonic() < end:
                 self._poll(0.1)
         for listener in self._listeners:
@@ -193,8 +223,13 @@ class Server:
         return [each for each in self._map.values() if isinstance(each, Channel)]
 
 
+def scheduler_command(ini: str) -> tuple[str, ...]:
+    """The command of a scheduler, which ends at the end of its standard input."""
+    return (sys.executable, "-m", "mlapi.cli.scheduler", "--until-eof", ini)
+
+
 @contextlib.contextmanager
-def scheduler(ini: str) -> Iterator[None]:
+def scheduler(command: Sequence[str]) -> Iterator[None]:
     """Run a scheduler process and restart it if it ends; it ends with this process, even if this process is killed.
 
     The scheduler ends at the end of its standard input, which is a pipe that only this process holds.
@@ -204,7 +239,6 @@ def scheduler(ini: str) -> Iterator[None]:
 
     def supervise() -> None:
         while not stopping.is_set():
-            command = [sys.executable, "-m", "mlapi.cli.scheduler", "--until-eof", ini]
             child[:] = [subprocess.Popen(command, stdin=subprocess.PIPE)]
             status = child[0].wait()
             if not stopping.is_set():

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.functional.conftest import database_url
-from tests.processes import Http, Service, wait_for
+from tests.processes import Http, Process, Service, wait_for
 from tests.support import API, HOST, command, multipart
 
 pytestmark = [
@@ -334,24 +335,121 @@ class Traffic:
                 return
 
 
-def test_a_server_that_ends_completes_what_it_has_accepted(server: Service) -> None:
+@pytest.fixture
+def several(server: Service) -> Iterator[Service]:
+    """The service with two processes and a scheduler; afterwards it has one and none."""
+    assert server.server is not None
+    ini = server.ini.read_text()
+    server.ini.write_text(ini.replace("[server:main]\n", "[server:main]\nprocesses = 2\n"))
+    try:
+        server.end(server.server)
+        server.serve(MLAPI_SCHEDULER="true")
+        yield server
+    finally:
+        server.ini.write_text(ini)
+        if server.server is not None:
+            server.end(server.server)
+        server.serve()
+
+
+def members(service: Service, word: str) -> list[Process]:
+    """The children of the server whose command contains a word, once they are as many as there should be."""
+    assert service.server is not None
+    pid = service.server.pid
+    return [each for each in service.family(service.server) if word in each.command and each.parent.pid == pid]
+
+
+def complete(service: Service) -> bool:
+    """Whether two servers and one scheduler are running; a server ignores SIGTERM, which its parent handles."""
+    servers = [each for each in members(service, "pserve") if ignores(each.pid, signal.SIGTERM)]
+    return len(servers) == 2 and len(members(service, "mlapi.cli.scheduler")) == 1
+
+
+def test_processes_that_are_killed_are_replaced_and_the_others_answer(several: Service) -> None:
+    wait_for(lambda: complete(several), "two servers and one scheduler", 60)
+    for word in ("pserve", "mlapi.cli.scheduler"):
+        victim = members(several, word)[0]
+        victim.send(signal.SIGKILL)
+        for _ in range(10):
+            several.api("GET", "files")
+        wait_for(lambda victim=victim: complete(several) and not victim.lives, "the replacement", 60)
+
+
+def test_all_processes_end_with_a_parent_that_is_killed(several: Service) -> None:
+    wait_for(lambda: complete(several), "two servers and one scheduler", 60)
+    assert several.server is not None
+    processes = several.family(several.server)
+    several.server.kill()
+    several.server.wait()
+    several.server = None
+    wait_for(lambda: not any(each.lives for each in processes), "the end of all processes", 60)
+
+
+def test_several_processes_complete_what_they_have_accepted_whoever_gets_the_signal(several: Service) -> None:
+    wait_for(lambda: complete(several), "two servers and one scheduler", 60)
+    assert several.server is not None
+    processes = several.family(several.server)
+    drain(several, lambda: os.killpg(several.server.pid, signal.SIGTERM))
+    wait_for(lambda: not any(each.lives for each in processes), "the end of all processes", 60)
+
+
+def test_a_second_signal_ends_several_processes_at_once(several: Service) -> None:
+    wait_for(lambda: complete(several), "two servers and one scheduler", 60)
+    server = several.server
+    assert server is not None
+    processes = several.family(server)
+    with Connection(several) as unfinished:
+        unfinished.sendall(b"GET / HTTP/1.1\r\n")
+        several.api("GET", "modules")
+        server.send_signal(signal.SIGTERM)
+        wait_for(lambda: refuses(several), "the end of the acceptance of connections", 60)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0
+    several.server = None
+    wait_for(lambda: not any(each.lives for each in processes), "the end of all processes", 60)
+
+
+def test_the_number_of_processes_is_checked(server: Service) -> None:
+    ini = server.folder / "wrong.ini"
+    ini.write_text(server.ini.read_text().replace("[server:main]\n", "[server:main]\nprocesses = two\n"))
+    done = subprocess.run([command("pserve"), ini], env=server.environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "[server:main] processes: 'two'" in done.stderr
+
+
+def refuses(server: Service) -> bool:
+    """Whether new connections are refused."""
+    try:
+        Connection(server).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def drain(server: Service, stop: Callable[[], None]) -> None:
+    """Stop a server under traffic, and assert that every request that it has accepted is completed."""
     content = os.urandom(MEBIBYTE)
+    assert server.server is not None
+    with Traffic(server.port) as traffic, Connection(server) as slow:
+        slow.sendall(
+            head(server, "PUT", "users/ada/files?name=slow", f"Content-Length: {len(content)}", known=True)
+            + content[:-1]
+        )
+        wait_for(lambda: traffic.answered > 100, "some traffic", 60)
+        stop()
+        wait_for(lambda: traffic.refused, "the end of the acceptance of connections", 60)
+        assert server.server.poll() is None
+        slow.sendall(content[-1:])
+        assert Answer(slow).status == 201
+        assert server.server.wait(timeout=60) == 0
+    assert traffic.failed == []
+    server.server = None
+
+
+def test_a_server_that_ends_completes_what_it_has_accepted(server: Service) -> None:
     for _ in range(3):
         assert server.server is not None
-        with Traffic(server.port) as traffic, Connection(server) as slow:
-            slow.sendall(
-                head(server, "PUT", "users/ada/files?name=slow", f"Content-Length: {len(content)}", known=True)
-                + content[:-1]
-            )
-            wait_for(lambda traffic=traffic: traffic.answered > 100, "some traffic", 60)
-            server.server.send_signal(signal.SIGTERM)
-            wait_for(lambda traffic=traffic: traffic.refused, "the end of the acceptance of connections", 60)
-            assert server.server.poll() is None
-            slow.sendall(content[-1:])
-            assert Answer(slow).status == 201
-            assert server.server.wait(timeout=60) == 0
-        assert traffic.failed == []
-        server.server = None
+        drain(server, server.server.terminate)
         server.serve()
 
 
@@ -362,15 +460,7 @@ def test_a_second_signal_ends_a_server_at_once(server: Service) -> None:
         unfinished.sendall(b"GET / HTTP/1.1\r\n")
         server.api("GET", "modules")
         server.server.send_signal(signal.SIGTERM)
-
-        def refused() -> bool:
-            try:
-                Connection(server).close()
-            except ConnectionRefusedError:
-                return True
-            return False
-
-        wait_for(refused, "the end of the acceptance of connections", 60)
+        wait_for(lambda: refuses(server), "the end of the acceptance of connections", 60)
         server.server.send_signal(signal.SIGTERM)
         assert server.server.wait(timeout=60) == 0
     server.server = None
@@ -390,9 +480,19 @@ def test_the_drain_is_limited(server: Service) -> None:
 
 def catches(pid: int, number: signal.Signals) -> bool:
     """Whether a process has a handler of a signal; a server that listens has some."""
+    return handling(pid, "SigCgt", number)
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """Whether a process ignores a signal."""
+    return handling(pid, "SigIgn", number)
+
+
+def handling(pid: int, kind: str, number: signal.Signals) -> bool:
+    """Whether a signal is in a set of signals of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
-    return bool(caught & (1 << (number - 1)))
+    signals = next(int(line.split()[1], 16) for line in lines if line.startswith(f"{kind}:"))
+    return bool(signals & (1 << (number - 1)))
 
 
 def test_two_processes_share_a_port_and_a_restart_is_not_noticed(server: Service) -> None:
