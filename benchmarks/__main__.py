@@ -16,9 +16,13 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "get": rates.get,
     "list": rates.listing,
     "create": rates.create,
+    "concurrent": rates.concurrent,
+    "processes": rates.processes,
     "start": jobs.start,
     "life": jobs.life,
+    "jobs": jobs.rate,
     "files": transfers.files,
+    "small": transfers.small,
     "pserve": startup.pserve,
     "worst": worst.requests,
 }

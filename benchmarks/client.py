@@ -26,7 +26,7 @@ class Connection:
     """A connection to a server on this machine, with the token of the caller."""
 
     def __init__(self, port: int, token: str = "") -> None:
-        self.token = token
+        self.port, self.token = port, token
         self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._left = b""

@@ -8,14 +8,18 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.client import Connection, path_of
 from benchmarks.service import FUNCTION, HOME, Service, temporary_folder
-from benchmarks.table import Row, at_most, on_top, shown
+from benchmarks.table import Row, at_least_per_second, at_most, on_top, shown
 
 STARTS, LIVES = 50, 25
+BATCH, BATCHES = 40, 3
+"""Number of jobs of a run whose rate is measured, and number of such runs."""
+
 WARM_UP = 3
 """Number of runs before the first measurement."""
 
@@ -55,6 +59,37 @@ def life(_seconds: float) -> list[Row]:
         on_top("POST a run, until its job is seen FINISHED", rounds, 0.250),
         Row("  by the job's own `ended`", by_itself),
     ]
+
+
+def rate(_seconds: float) -> list[Row]:
+    """Measure the rate of jobs that do nothing, with two slots, against starts of their interpreter, two at a time."""
+    with temporary_folder() as folder:
+        service = Service(folder, scheduler=True)
+        with service.serve(), service.log_in() as api:
+            pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "batch", "enabled": True})
+            for _ in range(BATCH):
+                api.call("POST", path_of(pipeline["tasks"]), {"function": FUNCTION, "after": []})
+            _batch(api, path_of(pipeline["runs"]))
+            rounds = [(_batch(api, path_of(pipeline["runs"])), _bare_rate()) for _ in range(BATCHES)]
+    return [at_least_per_second("Jobs that do nothing, 2 slots", rounds, 20.0)]
+
+
+def _batch(api: Connection, runs: str) -> float:
+    """Start a run and wait for its end; returns the jobs per second."""
+    begun = time.perf_counter()
+    run = api.call("POST", runs, {"files": []})
+    look = api.request("GET", path_of(run["url"]))
+    while json.loads(api.send(look))["progress"]["over"] < BATCH:
+        time.sleep(REST / 5)
+    return BATCH / (time.perf_counter() - begun)
+
+
+def _bare_rate() -> float:
+    """Start interpreters, two at a time; returns the starts per second."""
+    with ThreadPoolExecutor(2) as pool:
+        begun = time.perf_counter()
+        list(pool.map(lambda _: _bare_start(), range(BATCH)))
+        return BATCH / (time.perf_counter() - begun)
 
 
 def _measure(times: int) -> list[tuple[Life, float]]:

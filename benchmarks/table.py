@@ -31,6 +31,14 @@ def at_least(what: str, rounds: list[tuple[float, float]], goal: float, stretch:
     return Row(what, ours, bare, spread, f">= {goal:.2f}", f">= {stretch:.2f}", met)
 
 
+def at_least_per_second(what: str, rounds: list[tuple[float, float]], goal: float) -> Row:
+    """A row of rates whose median must be at least the goal; the ratio to the yardstick is for comparison."""
+    ours, bare = (median(rates) for rates in zip(*rounds, strict=True))
+    ratio = median(mine / theirs for mine, theirs in rounds)
+    met = "yes" if ours >= goal else "no"
+    return Row(what, f"{ours:.1f}/s", f"{bare:.1f}/s", f"{ratio:.3f}", f">= {goal:.0f}/s", "", met)
+
+
 def at_most(what: str, seconds: list[float], goal: float, bare: list[float] | None = None) -> Row:
     """A row of times, whose median must be at most the goal; the yardstick is for comparison."""
     if bare is None:

@@ -1,25 +1,28 @@
 """Uploads and downloads of a large file: memory of the server, and speed."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.client import Connection, path_of
 from benchmarks.service import HOME, Service, temporary_folder
-from benchmarks.table import MIB, Row, grows
+from benchmarks.table import MIB, Row, at_least, grows
 
 SIZE = 1024 * MIB
 SMALLEST = 128 * MIB
 """The smallest file with which an increase of 64 MiB is meaningful."""
 
-COPIES = 3
-"""Number of such files on the disk at once: two uploads, and the body that waitress receives."""
+COPIES = 6
+"""Number of such files on the disk at once: uploads, whose blobs are swept later, and the body of one."""
 
 SPARE = 512 * MIB
 GROWTH = 64 * MIB
+SMALL, SMALL_FILES = 4096, 100
+ROUNDS, LARGE_ROUNDS = 5, 3
 BOUNDARY = "the-boundary-of-a-benchmark"
 
 
@@ -29,11 +32,66 @@ def files(_seconds: float) -> list[Row]:
     with temporary_folder() as folder:
         size = _size(shutil.disk_usage(folder).free)
         service = Service(folder)
+        rows += _large(service, folder, size)
         for name, transfer in (("PUT", put_raw), ("POST as a form", post_form), ("GET", download)):
             rows += _measure(service, f"{name} {size // MIB} MiB", transfer, size)
     if size < SIZE:
         rows.append(Row(f"  (no room on the disk for {SIZE // MIB} MiB)", ""))
     return rows
+
+
+def _large(service: Service, folder: Path, size: int) -> list[Row]:
+    """Measure the speed of PUT against hashing, writing and syncing the same bytes."""
+    rounds = []
+    with service.serve(), service.log_in() as api:
+        for _ in range(LARGE_ROUNDS):
+            begun = time.perf_counter()
+            put_raw(api, size)
+            ours = time.perf_counter() - begun
+            begun = time.perf_counter()
+            _write_and_sync(folder, pieces(size))
+            rounds.append((size / MIB / ours, size / MIB / (time.perf_counter() - begun)))
+            (file,) = api.call("GET", f"{HOME}/files?name=raw")["items"]
+            api.call("DELETE", path_of(file["url"]))
+    return [at_least(f"PUT {size // MIB} MiB, in MiB", rounds, 0.65, 0.80)]
+
+
+def small(_seconds: float) -> list[Row]:
+    """Measure PUT of small files, one by one, against writing and syncing as many bare files on the same disk."""
+    with temporary_folder() as folder:
+        service = Service(folder)
+        with service.serve(), service.log_in() as api:
+            put_small(api, folder)
+            rounds = [(put_small(api, folder), write_small(api, folder)) for _ in range(ROUNDS)]
+    return [at_least("PUT a file of 4 KiB", rounds, 0.25, 0.40)]
+
+
+def put_small(api: Connection, _folder: Path) -> float:
+    """Upload small files; returns the rate per second."""
+    begun = time.perf_counter()
+    for _ in range(SMALL_FILES):
+        api.upload("PUT", f"{HOME}/files?name=small", "application/octet-stream", SMALL, [os.urandom(SMALL)])
+    return SMALL_FILES / (time.perf_counter() - begun)
+
+
+def write_small(_api: Connection, folder: Path) -> float:
+    """Write and sync small files; returns the rate per second."""
+    begun = time.perf_counter()
+    for _ in range(SMALL_FILES):
+        _write_and_sync(folder, [os.urandom(SMALL)])
+    return SMALL_FILES / (time.perf_counter() - begun)
+
+
+def _write_and_sync(folder: Path, chunks: Iterable[bytes]) -> None:
+    """Hash, write and sync a new file, one after the other: the least that a store has to do."""
+    digest = hashlib.sha256()
+    path = folder / f"bare-{os.urandom(8).hex()}"
+    with path.open("xb", buffering=0) as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+        os.fsync(file.fileno())
+    path.unlink()
 
 
 def put_raw(api: Connection, size: int) -> None:
