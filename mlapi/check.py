@@ -86,6 +86,8 @@ QUERIES = {
         WHERE runs.owner_id <> pipelines.owner_id""",
     "I10 job {0} and its run have different owners": """
         SELECT jobs.id FROM jobs JOIN runs ON jobs.run_id = runs.id WHERE jobs.owner_id <> runs.owner_id""",
+    "I10 job {0} and its run have different pipelines": """
+        SELECT jobs.id FROM jobs JOIN runs ON jobs.run_id = runs.id WHERE jobs.pipeline_id <> runs.pipeline_id""",
     "I10 file {0} and its job {1} have different owners": """
         SELECT files.id, jobs.id FROM files JOIN jobs ON files.job_id = jobs.id
         WHERE files.owner_id <> jobs.owner_id""",

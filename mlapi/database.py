@@ -8,8 +8,10 @@ import functools
 import importlib
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -40,6 +42,12 @@ DISK_FULL = "53100"
 
 WAKES = "mlapi.wakes"
 """The key in `Session.info` of whether the commit wakes schedulers."""
+
+CANCELLED = "57014"
+"""PostgreSQL's error code for a statement that exceeded its time limit."""
+
+STEPS = 10_000
+"""Number of instructions between two looks of SQLite at the clock, about a millisecond."""
 
 WRITING = {"synchronize_session": False}
 """Execution options of sessions: UPDATE and DELETE do not synchronize loaded objects."""
@@ -142,6 +150,42 @@ def _prepare_sqlite(engine: sa.Engine, driver: ModuleType, timeout: float) -> No
             raise OperationalError(f"BEGIN {mode}", None, error) from error
 
 
+Reader = Session | sa.Connection
+"""A source of reads; both types execute statements."""
+
+
+class TooSlow(Exception):
+    """A query exceeded its time limit."""
+
+
+@contextmanager
+def time_limit(reader: Reader, seconds: float) -> Iterator[None]:
+    """A block that reads, with a time limit. Raises `TooSlow`, after which the transaction can only be ended.
+
+    PostgreSQL keeps the limit for each further statement of the transaction, SQLite for the block only.
+    """
+    connection = reader if isinstance(reader, sa.Connection) else reader.connection()
+    raw: Any = connection.connection.dbapi_connection
+    sqlite = connection.dialect.name == "sqlite"
+    if sqlite:
+        end = monotonic() + seconds
+        raw.set_progress_handler(lambda: monotonic() > end, STEPS)
+    else:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
+    try:
+        yield
+    except OperationalError as error:
+        if (
+            getattr(error.orig, "sqlstate", "") != CANCELLED
+            and getattr(error.orig, "sqlite_errorname", "") != "SQLITE_INTERRUPT"
+        ):
+            raise
+        raise TooSlow from error
+    finally:
+        if sqlite:
+            raw.set_progress_handler(None, 0)
+
+
 class Database:
     """An engine; `writing` creates sessions, `reading` creates read-only connections.
 
@@ -156,6 +200,8 @@ class Database:
         sa.event.listen(self.writing, "after_begin", join)
         if bells is not None:
             sa.event.listen(self.writing, "after_commit", functools.partial(_ring_if_due, bells))
+        self.lateral = self.engine.dialect.name != "sqlite"
+        """Whether a subquery in FROM can refer to the tables before it, which SQLite lacks."""
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
 
     def share(self, threads: int) -> None:
@@ -163,8 +209,14 @@ class Database:
         self._turns.limit = max(min(threads, self._turns.limit + READERS) - READERS, 1)
 
 
-Reader = Session | sa.Connection
-"""A source of reads; both types execute statements."""
+def end(reader: sa.Connection) -> None:
+    """End a read-only transaction by a commit: psycopg forgets its prepared statements at a rollback."""
+    try:
+        reader.commit()
+    except sa.exc.SQLAlchemyError:
+        log.warning("A connection was lost after it was read from.", exc_info=True)
+    finally:
+        reader.close()
 
 
 def writes(request: Any) -> bool:

@@ -164,6 +164,9 @@ class Settings:
     page_limit: int = setting(
         whole, "1048576", "Size of a page of a list in bytes after which it ends, with a link to the next page."
     )
+    list_timeout: float = setting(
+        seconds, "5", "Seconds after which a list ends whose combination of filters no index serves."
+    )
     log_limit: int = setting(whole, "10485760", "Maximum size of a job's log in bytes; the rest is discarded.")
     log_piece_limit: int = setting(whole, "1048576", "Maximum size in bytes of a piece of a log that a runner sends.")
     report_limit: int = setting(

@@ -8,6 +8,8 @@ from pyramid.decorator import reify
 from pyramid.httpexceptions import HTTPUnauthorized
 from pyramid.request import Request as PyramidRequest
 
+from mlapi.database import end
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
@@ -99,7 +101,7 @@ class Request(PyramidRequest):
             session: Session = self.db
             return session
         connection = self.reading()
-        self.add_finished_callback(lambda _request: connection.close())
+        self.add_finished_callback(lambda _request: end(connection))
         return connection
 
     def reading(self) -> sa.Connection:

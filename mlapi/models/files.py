@@ -25,8 +25,14 @@ class File(Numbered):
     __tablename__ = "files"
     __table_args__ = (
         sa.Index(None, "owner_id", "id"),
-        sa.Index(None, "sha256"),
-        sa.Index(None, "job_id"),
+        sa.Index(None, "owner_id", "kind", "name", "id"),
+        sa.Index(None, "owner_id", "kind", "id"),
+        sa.Index(None, "owner_id", "sha256", "id"),
+        sa.Index(None, "owner_id", "job_id", "id"),
+        sa.Index(None, "kind", "name", "id"),
+        sa.Index(None, "kind", "id"),
+        sa.Index(None, "sha256", "id"),
+        sa.Index(None, "job_id", "id"),
         sa.Index(None, "parent_id"),
         {"sqlite_autoincrement": True},
     )

@@ -58,13 +58,18 @@ class Job(Numbered):
         sa.Index(None, "status", "id"),
         sa.Index(None, "owner_id", "id"),
         sa.Index(None, "owner_id", "status", "id"),
+        sa.Index(None, "owner_id", "function_id", "status", "id"),
+        sa.Index(None, "owner_id", "pipeline_id", "status", "id"),
+        sa.Index(None, "pipeline_id", "status", "id"),
         sa.Index(None, "task_id"),
-        sa.Index(None, "function_id"),
+        sa.Index(None, "function_id", "status", "id"),
         sa.CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in Status)})", name="status"),
         {"sqlite_autoincrement": True},
     )
 
     run_id: Mapped[int] = mapped_column(sa.ForeignKey("runs.id"))
+    pipeline_id: Mapped[int]
+    """The pipeline of the run: a copy, for indexes."""
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
     task_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tasks.id", ondelete="SET NULL"))
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))

@@ -19,7 +19,14 @@ class Pipeline(Numbered):
     """A named sequence of tasks; it can be run while it is enabled."""
 
     __tablename__ = "pipelines"
-    __table_args__ = (sa.Index(None, "owner_id", "id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        sa.Index(None, "owner_id", "id"),
+        sa.Index(None, "owner_id", "enabled", "name", "id"),
+        sa.Index(None, "owner_id", "enabled", "id"),
+        sa.Index(None, "enabled", "name", "id"),
+        sa.Index(None, "enabled", "id"),
+        {"sqlite_autoincrement": True},
+    )
 
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
     name: Mapped[str]

@@ -18,6 +18,7 @@ class Run(Numbered):
     __table_args__ = (
         sa.Index(None, "pipeline_id", "id"),
         sa.Index(None, "owner_id", "id"),
+        sa.Index(None, "owner_id", "pipeline_id", "id"),
         sa.UniqueConstraint("pipeline_id", "idempotency_key"),
         {"sqlite_autoincrement": True},
     )
@@ -98,6 +99,7 @@ def _create_jobs(
     jobs = [
         {
             "run_id": run.id,
+            "pipeline_id": run.pipeline_id,
             "owner_id": run.owner_id,
             "task_id": task.id,
             "position": position,

@@ -2,6 +2,7 @@
 
 import enum
 
+import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -22,6 +23,7 @@ class User(Numbered):
     """A person or program with a name and a password."""
 
     __tablename__ = "users"
+    __table_args__ = (sa.Index(None, "role", "id"), {"sqlite_autoincrement": True})
 
     name: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str]

@@ -6,7 +6,7 @@ from typing import TypedDict, cast
 import sqlalchemy as sa
 from pyramid.authorization import Allow
 
-from mlapi.models import Attempt, File, Job, JobInput, Run, User
+from mlapi.models import Attempt, File, Job, JobInput, User
 from mlapi.models.attempts import Fence
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
@@ -16,7 +16,7 @@ from mlapi.resources.modules import functions, join_function, modules, versions
 from mlapi.resources.tree import Access, Linker, Part, Url
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 
-attempts, jobs, runs, users = Attempt.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
+attempts, jobs, users = Attempt.__table__.c, Job.__table__.c, User.__table__.c
 inputs, files = JobInput.__table__.c, File.__table__.c
 
 INPUTS = 1000
@@ -172,7 +172,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         Field(jobs.run_id, shown=False),
         Field(jobs.arguments),
         Field(jobs.timeout),
-        Field(runs.pipeline_id, shown=False),
+        Field(jobs.pipeline_id, shown=False),
         Field(users.name, "owner", shown=False),
         Field(functions.name, "function"),
         Field(versions.digest, "version", shown=False),
@@ -181,9 +181,9 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
         Field(modules.name, "module"),
     )
     source = join_function(
-        sa.join(Attempt.__table__, Job.__table__, attempts.job_id == jobs.id)
-        .join(Run.__table__, jobs.run_id == runs.id)
-        .join(User.__table__, jobs.owner_id == users.id),
+        sa.join(Attempt.__table__, Job.__table__, attempts.job_id == jobs.id).join(
+            User.__table__, jobs.owner_id == users.id
+        ),
         jobs.function_id,
     )
     by = attempts.id

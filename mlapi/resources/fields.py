@@ -1,10 +1,10 @@
 """The fields of items: one table per item class, for selection, representation, filters and order."""
 
 import enum
+import functools
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -26,6 +26,15 @@ class Filter(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A column of an item's table that refers to a small table, by whose columns lists can be filtered."""
+
+    column: sa.ColumnElement[int]
+    ids: sa.Select[int]
+    """The ids of the small table; filters narrow them."""
+
+
+@dataclass(frozen=True)
 class Field:
     """A field of an item: a column and its name in the API."""
 
@@ -39,8 +48,8 @@ class Field:
     filter: Filter = Filter.NOWHERE
     choices: type[enum.StrEnum] | None = None
     """The allowed values, if they are enumerated."""
-    indexed: bool = False
-    """Whether an index must serve the filter: one that begins with the column, or with the owner and the column."""
+    by: Reference | None = None
+    """How lists are filtered by a column that is not one of the item's table."""
     sort: bool = False
     """Whether lists can be ordered by the field."""
 
@@ -52,7 +61,7 @@ class Field:
 
 def _rows(name: str, fields: Iterable[str]) -> Callable[[Iterable[Any]], Row]:
     """A named tuple: attribute access is ten times as fast as on SQLAlchemy's rows."""
-    return partial(tuple.__new__, namedtuple(name, fields))
+    return functools.partial(tuple.__new__, namedtuple(name, fields))
 
 
 def _size(columns: list[sa.ColumnElement[object]]) -> Callable[[Sequence[Row]], int]:
@@ -91,6 +100,17 @@ class Fields:
         """The columns of the SELECT of a single item (`detail`) or of a list."""
         names = list(self._fields) if detail else self._names_in_lists()
         return [self._fields[name].column.label(name) for name in names]
+
+    @functools.cached_property
+    def choices(self) -> dict[sa.ColumnElement[object], Sequence[object]]:
+        """The columns with few values, and these values."""
+        found: dict[sa.ColumnElement[object], Sequence[object]] = {}
+        for field in self._fields.values():
+            if field.choices is not None:
+                found[field.column] = list(field.choices)
+            elif field.python_type is bool:
+                found[field.column] = [False, True]
+        return found
 
     def shown(self) -> set[str]:
         """The names of the fields that the item's document must have."""

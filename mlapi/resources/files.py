@@ -6,15 +6,16 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import File, Job, Run, User
+from mlapi.models import File, Job, User
 from mlapi.models.base import JsonObject
 from mlapi.models.deletion import Holder
 from mlapi.models.files import Kind
-from mlapi.resources.fields import Field, Fields, Filter, Row
+from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.tree import Linker, Part, Url
 
-files, jobs, runs, users = File.__table__.c, Job.__table__.c, Run.__table__.c, User.__table__.c
+files, jobs, users = File.__table__.c, Job.__table__.c, User.__table__.c
+OWNER = Reference(files.owner_id, sa.select(users.id))
 
 
 class FileDocument(TypedDict):
@@ -45,21 +46,19 @@ class FileItem(OwnedItem[FileDocument, FileDocument]):
     fields = Fields(
         Field(files.id, sort=True),
         Field(files.name, filter=Filter.LISTS),
-        Field(files.sha256, filter=Filter.LISTS, indexed=True),
+        Field(files.sha256, filter=Filter.LISTS),
         Field(files.size),
         Field(files.kind, filter=Filter.LISTS, choices=Kind),
         Field(files.tags),
         Field(files.parent_id, "parent"),
-        Field(files.job_id, "job", filter=Filter.LISTS, indexed=True),
+        Field(files.job_id, "job", filter=Filter.LISTS),
         Field(files.created),
         Field(jobs.run_id, shown=False),
-        Field(runs.pipeline_id, shown=False),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
+        Field(jobs.pipeline_id, shown=False),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
     )
-    source = (
-        sa.join(File.__table__, User.__table__, files.owner_id == users.id)
-        .outerjoin(Job.__table__, files.job_id == jobs.id)
-        .outerjoin(Run.__table__, jobs.run_id == runs.id)
+    source = sa.join(File.__table__, User.__table__, files.owner_id == users.id).outerjoin(
+        Job.__table__, files.job_id == jobs.id
     )
     by = files.id
     within = files.owner_id == users.id

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 import sqlalchemy as sa
 from pyramid.authorization import Allow, Authenticated
 from sqlalchemy.sql import visitors
 
+from mlapi.database import TooSlow, time_limit
 from mlapi.errors import Gone
+from mlapi.http.problems import InvalidRequest
 from mlapi.resources.fields import Fields, Row
+from mlapi.resources.pages import Column, Order, PageQuery, Selection, own_column, select_page
 from mlapi.resources.tree import Access, Key, Linker, Node, Tree, TreeError
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 from mlapi.values import row_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from mlapi.database import Database
     from mlapi.http.request import Request
 
 USERS_READ: list[Access] = [(Allow, Authenticated, (Permission.READ,))]
@@ -246,12 +249,13 @@ class Collection(Node, Generic[AnyItem]):
         """
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
-        statement = self._statement(identity, tuple(values), after is not None)
+        database: Database = self.request.registry.database
+        query = self._query(identity, tuple(values), after is not None, database.lateral)
         values |= identity.parameters | {"limit": limit + 1, "after": after}
         if self.tied_by is not None:
             values["parent"] = self.parent_key
         fields, rows, size = self.item.fields, list[Row](), 0
-        with self.request.reader.execute(statement, values) as result:
+        with self._bounded(query), self.request.reader.execute(query.statement, values) as result:
             while len(rows) <= limit and (chunk := list(map(fields.list_row, result.fetchmany(CHUNK)))):
                 rows += chunk
                 if size >= most_bytes:
@@ -260,36 +264,46 @@ class Collection(Node, Generic[AnyItem]):
         kept = rows[:limit] if size < most_bytes else self._first(rows[:limit], most_bytes)
         return kept, getattr(kept[-1], self.order) if len(rows) > len(kept) else None
 
+    @contextmanager
+    def _bounded(self, query: PageQuery) -> Iterator[None]:
+        """Surround the execution of a query with a time limit, unless an index serves it. Raises `InvalidRequest`."""
+        if not query.broad:
+            yield
+            return
+        try:
+            with time_limit(self.request.reader, self.request.settings.list_timeout):
+                yield
+        except TooSlow:
+            raise InvalidRequest({"querystring": query.broad}) from None
+
     def _first(self, rows: list[Row], most_bytes: float) -> list[Row]:
         """The rows up to that by which they reach a size in bytes."""
         sizes = itertools.accumulate(self.item.fields.size([row]) for row in rows)
         return rows[: 1 + next((index for index, size in enumerate(sizes) if size >= most_bytes), len(rows))]
 
-    def _statement(self, identity: Identity, filters: tuple[str, ...], continued: bool) -> Statement:
-        """The SELECT of a page, built once for each role and set of filters."""
-        key = (type(self), identity.role, filters, continued)
+    def _query(self, identity: Identity, filters: tuple[str, ...], continued: bool, lateral: bool) -> PageQuery:
+        """The SELECT of a page, built once for each role, set of filters and dialect."""
+        key = (type(self), identity.role, filters, continued, lateral)
         if key not in self.tree.statements:
             fields = self.item.fields
-            order = fields[self.order].column
-            query = sa.select(*fields.columns(detail=False)).select_from(self.item.source).where(*self._rows(identity))
-            query = query.where(*(fields[name].column == sa.bindparam(name) for name in filters))
-            if continued:
-                after: Any = sa.bindparam("after")
-                query = query.where(order < after if self.newest_first else order > after)
-            query = query.order_by(order.desc() if self.newest_first else order)
-            self.tree.statements[key] = query.limit(sa.bindparam("limit"))
-        statement: Statement = self.tree.statements[key]
-        return statement
+            order = Order(fields[self.order].column, self.newest_first, continued)
+            rows = Selection(*self._condition(identity), fields, tuple(fields.filters(self.flat)), filters)
+            query = sa.select(*fields.columns(detail=False)).select_from(self.item.source)
+            self.tree.statements[key] = select_page(query, rows, order, few=self.few, lateral=lateral)
+        found: PageQuery = self.tree.statements[key]
+        return found
 
-    def _rows(self, identity: Identity) -> list[Condition]:
-        """The conditions for the rows of this collection that are visible to the caller."""
+    def _condition(self, identity: Identity) -> tuple[Condition, frozenset[Column] | None]:
+        """The condition for the rows of this collection that are visible to the caller, and what it compares."""
         visible = self.item.visible(identity)
         if self.tied_by is None:
-            return [visible]
+            own = own_column(visible)
+            equal = frozenset() if isinstance(visible, sa.True_) else None if own is None else frozenset({own})
+            return visible, equal
         # The planner must use the index on the parent. Without coalesce() it might prefer an index for the read rule,
         # such as that on the owner, and read all rows of the owner.
         hidden_from_planner = visible if isinstance(visible, sa.True_) else sa.func.coalesce(visible, sa.false())
-        return [self.tied_by == sa.bindparam("parent"), hidden_from_planner]
+        return sa.and_(self.tied_by == sa.bindparam("parent"), hidden_from_planner), frozenset({self.tied_by})
 
     def describe(self, rows: Sequence[Row]) -> Sequence[Any]:
         """The documents of the rows of a page."""

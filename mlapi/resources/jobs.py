@@ -9,13 +9,16 @@ from mlapi.models import Attempt, File, Job, JobInput, JobParent, Run, User
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.workers import LIVES, NOBODY
-from mlapi.resources.fields import Field, Fields, Filter, Row
+from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
-from mlapi.resources.modules import functions, join_function, modules, versions
+from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Part, Url
 
 jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
 parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, File.__table__.c
+
+OWNER = Reference(jobs.owner_id, sa.select(users.id))
+FUNCTION = Reference(jobs.function_id, sa.select(functions.id).select_from(ModuleFunction.source))
 
 
 # In the same statement, and evaluated once and only if a job is queued.
@@ -94,18 +97,18 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
         Field(jobs.position),
-        Field(jobs.status, filter=Filter.LISTS, choices=Status, indexed=True),
+        Field(jobs.status, filter=Filter.LISTS, choices=Status),
         Field(REASON, "reason"),
         Field(jobs.attempt),
         Field(jobs.created),
         Field(jobs.queued),
         Field(jobs.started),
         Field(jobs.ended),
-        Field(runs.pipeline_id, shown=False),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
-        Field(functions.name, "function", filter=Filter.ACROSS_OWNERS),
+        Field(jobs.pipeline_id, "pipeline", shown=False, filter=Filter.ACROSS_OWNERS),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
+        Field(functions.name, "function", filter=Filter.ACROSS_OWNERS, by=FUNCTION),
         Field(versions.digest, "version", shown=False),
-        Field(modules.name, "module", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
+        Field(modules.name, "module", shown=False, filter=Filter.ACROSS_OWNERS, by=FUNCTION),
         Field(jobs.task_id, "task", detail=True),
         Field(jobs.arguments, detail=True),
         Field(jobs.metrics, detail=True),
@@ -113,10 +116,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.failures, detail=True),
         Field(jobs.cancel_requested, detail=True),
     )
-    source = join_function(
-        sa.join(Job.__table__, Run.__table__, jobs.run_id == runs.id).join(User.__table__, jobs.owner_id == users.id),
-        jobs.function_id,
-    )
+    source = join_function(sa.join(Job.__table__, User.__table__, jobs.owner_id == users.id), jobs.function_id)
     by = jobs.id
     within = jobs.run_id == runs.id
     owner = jobs.owner_id
@@ -124,7 +124,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
     @classmethod
     def describe(cls, row: Row, link: Linker) -> JobSummary:
         """The summary of a job, without its arguments and files."""
-        run = link("run", user=row.owner, pipeline=row.pipeline_id, run=row.run)
+        run = link("run", user=row.owner, pipeline=row.pipeline, run=row.run)
         return {
             "id": row.id,
             "url": f"{run}/jobs/{row.id}",
@@ -147,7 +147,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         for relation, key in self.request.reader.execute(_LINKED, {"job": row.id}):
             linked[relation].append(key)
         summary = self.describe(row, link)
-        task = row.task and link("task", user=row.owner, pipeline=row.pipeline_id, task=row.task)
+        task = row.task and link("task", user=row.owner, pipeline=row.pipeline, task=row.task)
         return {
             **summary,
             "task": task,

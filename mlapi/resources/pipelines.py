@@ -6,13 +6,14 @@ from typing import TypedDict
 import sqlalchemy as sa
 
 from mlapi.models import Pipeline, User
-from mlapi.resources.fields import Field, Fields, Filter, Row
+from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.runs import Runs
 from mlapi.resources.tasks import Tasks
 from mlapi.resources.tree import Linker, Url
 
 pipelines, users = Pipeline.__table__.c, User.__table__.c
+OWNER = Reference(pipelines.owner_id, sa.select(users.id))
 
 
 class PipelineDocument(TypedDict):
@@ -37,7 +38,7 @@ class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
         Field(pipelines.name, filter=Filter.LISTS),
         Field(pipelines.enabled, filter=Filter.LISTS),
         Field(pipelines.created),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
     )
     source = sa.join(Pipeline.__table__, User.__table__, pipelines.owner_id == users.id)
     by = pipelines.id

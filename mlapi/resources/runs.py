@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from mlapi.database import Reader
 from mlapi.models import Pipeline, Run, RunFile, User, runs
 from mlapi.models.jobs import TERMINAL
-from mlapi.resources.fields import Field, Fields, Filter, Row
+from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.jobs import Jobs
 from mlapi.resources.tree import Linker, Part, Url
 
 table, pipelines, users = Run.__table__.c, Pipeline.__table__.c, User.__table__.c
+OWNER = Reference(table.owner_id, sa.select(users.id))
 
 
 class Progress(TypedDict):
@@ -54,10 +55,10 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
     children = {"jobs": Jobs, "cancel": RunCancel}
     fields = Fields(
         Field(table.id, sort=True),
-        Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS, indexed=True),
+        Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
         Field(table.task_count, shown=False),
         Field(table.created),
-        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, indexed=True),
+        Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
     )
     source = sa.join(Run.__table__, User.__table__, table.owner_id == users.id)
     by = table.id

@@ -79,4 +79,5 @@ class Tasks(Collection[TaskItem]):
     item = TaskItem
     order = "position"
     newest_first = False
+    few = True
     tied_by = tasks.pipeline_id

@@ -91,6 +91,9 @@ BREAKS = {
     "I10 job {0} and its run have different owners": [
         ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1,)),
     ],
+    "I10 job {0} and its run have different pipelines": [
+        ("UPDATE jobs SET pipeline_id = 2 WHERE id = 1", (1,)),
+    ],
     "I10 file {0} and its job {1} have different owners": [
         ("UPDATE files SET owner_id = 2 WHERE id = 2", (2, 1)),
     ],
@@ -197,7 +200,7 @@ def test_i11_a_reference_to_a_missing_row_is_reported(settings, db):
 
 def test_i11_a_damaged_database_is_reported(settings, db):
     db.execute("PRAGMA writable_schema = ON")
-    db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'sha256)', 'name)') WHERE name = 'ix_files_sha256'")
+    db.execute("UPDATE sqlite_schema SET sql = replace(sql, '(sha256', '(name') WHERE name = 'ix_files_sha256_id'")
     db.commit()
     lines = found(settings)
     assert lines
