@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import jobs, rates, startup, transfers, worst
+from benchmarks import growth, jobs, rates, startup, transfers, worst
 from benchmarks.table import Row, render
 from mlapi.database import sqlite_driver
 
@@ -25,7 +25,11 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "small": transfers.small,
     "pserve": startup.pserve,
     "worst": worst.requests,
+    "growth": growth.growth,
 }
+
+LONG = {"growth"}
+"""Benchmarks that take minutes, and are run only by name."""
 
 QUIET = 0.3
 """Load per core up to which a machine counts as idle."""
@@ -40,7 +44,7 @@ def main() -> int:
         return 2
     print(machine(), flush=True)
     rows, failed = [], 0
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or [name for name in BENCHMARKS if name not in LONG]:
         print(f"Measuring {name} …", file=sys.stderr, flush=True)
         try:
             rows += BENCHMARKS[name](arguments.seconds)
@@ -55,7 +59,9 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    made.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    made.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; by default all except {', '.join(LONG)}"
+    )
     made.add_argument("--seconds", type=float, default=1.0, help="length of a round of requests (default 1)")
     return made
 

@@ -57,7 +57,8 @@ class Service:
         ini["app:main"]["mlapi.port"] = str(self.port)
         ini["app:main"]["mlapi.data_dir"] = _literal(folder / "data")
         ini["app:main"]["mlapi.scheduler"] = str(scheduler).lower()
-        ini["app:main"]["mlapi.database_url"] = database_url.replace("%", "%%")
+        if database_url:
+            ini["app:main"]["mlapi.database_url"] = database_url.replace("%", "%%")
         ini["alembic"]["script_location"] = _literal(ROOT / "alembic")
         with self._ini.open("w") as file:
             ini.write(file)
@@ -80,7 +81,11 @@ class Service:
         module = Path(__file__).parent / "nothing"
         self._run("mlapi-admin", "-c", self._ini, "createmodule", module.name, module)
 
-    def _run(self, *command: str | Path) -> None:
+    def token(self, name: str) -> str:
+        """An access token of a user."""
+        return self._run("mlapi-admin", "-c", self._ini, "createtoken", name).strip()
+
+    def _run(self, *command: str | Path) -> str:
         done = subprocess.run(
             [BIN / command[0], *command[1:]],
             env=self._environ | CHEAP,
@@ -91,6 +96,7 @@ class Service:
         )
         if done.returncode:
             raise NotStarted(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[int]:

@@ -209,6 +209,13 @@ class Database:
         self._turns.limit = max(min(threads, self._turns.limit + READERS) - READERS, 1)
 
 
+def analyze(engine: sa.Engine) -> None:
+    """Collect the statistics of tables and indexes by which the planner of the database chooses."""
+    with engine.begin() as db:
+        # 0x10002 is an ANALYZE of all tables that have changed, with a limit of the rows that it reads.
+        db.exec_driver_sql("PRAGMA optimize=0x10002" if engine.dialect.name == "sqlite" else "ANALYZE")
+
+
 def end(reader: sa.Connection) -> None:
     """End a read-only transaction by a commit: psycopg forgets its prepared statements at a rollback."""
     try:

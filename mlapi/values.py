@@ -6,6 +6,9 @@ import re
 INT64 = 2**63
 """The exclusive upper bound of the integers of both databases."""
 
+PAGE = 200
+"""Maximum number of items of a page."""
+
 
 def row_id(text: str) -> int | None:
     """The id of a row in a text, or None if it has none: decimal digits without a leading zero."""

@@ -24,6 +24,10 @@ API = "/api/v1"
 HOST = "localhost:6543"
 PASSWORD = "correct horse battery staple"
 
+PAIRS = [("status", other) for other in ("owner", "module", "function", "pipeline")]
+PAIRS += [("kind", "owner"), ("name", "owner"), ("kind", "name")]
+"""The pairs of filters that are common in lists."""
+
 INI = """\
 [app:main]
 use = egg:mlapi

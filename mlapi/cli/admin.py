@@ -16,7 +16,7 @@ from mlapi.archives.intake import Intake
 from mlapi.check import violations
 from mlapi.cli import lists, prepared
 from mlapi.cli.lists import LISTS
-from mlapi.database import Database
+from mlapi.database import Database, analyze
 from mlapi.errors import DomainError, Invalid
 from mlapi.models import Module, User, Worker, modules, users, workers
 from mlapi.models.base import clock
@@ -116,10 +116,11 @@ def listworkers(settings: Settings, _arguments: Arguments) -> int:
 
 
 def sweep(settings: Settings, _arguments: Arguments) -> int:
-    """Delete unreferenced contents that are older than sweep_grace."""
+    """Delete unreferenced contents that are older than sweep_grace, and update the statistics of the database."""
     database = Database(settings.database_url)
     store = open_store(settings.media_dir)
     swept = store.sweep(lambda digests: referenced(database, digests), settings.sweep_grace)
+    analyze(database.engine)
     print(f"Deleted {swept.blobs} blobs of {swept.size} bytes and {swept.temporary} temporary files.")
     return 0
 

@@ -21,7 +21,7 @@ from mlapi.database import TooSlow, time_limit
 from mlapi.errors import Gone
 from mlapi.http.problems import InvalidRequest
 from mlapi.resources.fields import Fields, Row
-from mlapi.resources.pages import Column, Order, PageQuery, Selection, own_column, select_page
+from mlapi.resources.pages import SHORT, Column, Order, PageQuery, Selection, own_column, select_page
 from mlapi.resources.tree import Access, Key, Linker, Node, Tree, TreeError
 from mlapi.security import CALLER, Identity, Permission, RunnerIdentity, UserIdentity
 from mlapi.values import row_id
@@ -250,7 +250,9 @@ class Collection(Node, Generic[AnyItem]):
         identity = self.request.require_identity()
         values = {name: value for name, value in filters.items() if value is not None}
         database: Database = self.request.registry.database
-        query = self._query(identity, tuple(values), after is not None, database.lateral)
+        query = self._query(
+            identity, tuple(values), continued=after is not None, short=limit <= SHORT, lateral=database.lateral
+        )
         values |= identity.parameters | {"limit": limit + 1, "after": after}
         if self.tied_by is not None:
             values["parent"] = self.parent_key
@@ -267,7 +269,7 @@ class Collection(Node, Generic[AnyItem]):
     @contextmanager
     def _bounded(self, query: PageQuery) -> Iterator[None]:
         """Surround the execution of a query with a time limit, unless an index serves it. Raises `InvalidRequest`."""
-        if not query.broad:
+        if query.indexed:
             yield
             return
         try:
@@ -281,29 +283,30 @@ class Collection(Node, Generic[AnyItem]):
         sizes = itertools.accumulate(self.item.fields.size([row]) for row in rows)
         return rows[: 1 + next((index for index, size in enumerate(sizes) if size >= most_bytes), len(rows))]
 
-    def _query(self, identity: Identity, filters: tuple[str, ...], continued: bool, lateral: bool) -> PageQuery:
+    def _query(
+        self, identity: Identity, filters: tuple[str, ...], *, continued: bool, short: bool, lateral: bool
+    ) -> PageQuery:
         """The SELECT of a page, built once for each role, set of filters and dialect."""
-        key = (type(self), identity.role, filters, continued, lateral)
+        key = (type(self), identity.role, filters, continued, short, lateral)
         if key not in self.tree.statements:
             fields = self.item.fields
             order = Order(fields[self.order].column, self.newest_first, continued)
-            rows = Selection(*self._condition(identity), fields, tuple(fields.filters(self.flat)), filters)
+            rows = Selection(*self._rows(identity), fields, tuple(fields.filters(self.flat)), filters)
             query = sa.select(*fields.columns(detail=False)).select_from(self.item.source)
-            self.tree.statements[key] = select_page(query, rows, order, few=self.few, lateral=lateral)
+            self.tree.statements[key] = select_page(query, rows, order, few=self.few, short=short, lateral=lateral)
         found: PageQuery = self.tree.statements[key]
         return found
 
-    def _condition(self, identity: Identity) -> tuple[Condition, frozenset[Column] | None]:
-        """The condition for the rows of this collection that are visible to the caller, and what it compares."""
+    def _rows(self, identity: Identity) -> tuple[dict[Column, Column], Condition]:
+        """The rows of this collection that are visible to the caller: the values of columns, and a condition."""
         visible = self.item.visible(identity)
         if self.tied_by is None:
             own = own_column(visible)
-            equal = frozenset() if isinstance(visible, sa.True_) else None if own is None else frozenset({own})
-            return visible, equal
+            return ({}, visible) if own is None else ({own: CALLER}, sa.true())
         # The planner must use the index on the parent. Without coalesce() it might prefer an index for the read rule,
         # such as that on the owner, and read all rows of the owner.
         hidden_from_planner = visible if isinstance(visible, sa.True_) else sa.func.coalesce(visible, sa.false())
-        return sa.and_(self.tied_by == sa.bindparam("parent"), hidden_from_planner), frozenset({self.tied_by})
+        return {self.tied_by: sa.bindparam("parent")}, hidden_from_planner
 
     def describe(self, rows: Sequence[Row]) -> Sequence[Any]:
         """The documents of the rows of a page."""

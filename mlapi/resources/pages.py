@@ -1,9 +1,9 @@
 """The SELECT of a page of a list, from an index: first the ids of its rows, then their columns.
 
 Joined at once, the planners of both databases walk all rows of the owner, or of everybody, to find those that match
-(docs/decisions/0030). Here the ids come from the item's table alone, by an index that begins with all columns that are
-compared and continues with the order of the list. Where a filter stands for several values, such as the functions of
-a module, the ids are the first ones of every value.
+(docs/decisions/0030). Here the ids come from the item's table alone, as a range of an index that begins with all
+columns that are compared and continues with the order of the list. Where a filter stands for several values, such as
+the functions of a module, the ids are the first ones of every value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from sqlalchemy.sql import operators
 
 from mlapi.errors import FieldError
 from mlapi.security import CALLER
+from mlapi.values import PAGE
 
 if TYPE_CHECKING:
     from mlapi.resources.fields import Fields, Reference
@@ -30,6 +32,10 @@ Statement = sa.Select[*tuple[Any, ...]]
 LIMIT, AFTER = sa.bindparam("limit", type_=sa.BigInteger), sa.bindparam("after", type_=sa.BigInteger)
 
 
+SHORT = 50
+"""Number of items of a page up to which the planner takes it for a short one; else for one of the largest."""
+
+
 class Order(NamedTuple):
     """The order of a list, and its part that a page begins with."""
 
@@ -38,24 +44,26 @@ class Order(NamedTuple):
     continued: bool
     """Whether the page begins after the cursor `after`."""
 
-    def of(self, query: Statement, column: Column | None = None) -> Statement:
-        """A query in this order."""
-        column = self.column if column is None else column
-        return query.order_by(column.desc() if self.newest_first else column)
+    def of(self, query: Statement, *columns: Column) -> Statement:
+        """A query in this order, by default of the column."""
+        columns = columns or (self.column,)
+        return query.order_by(*(column.desc() if self.newest_first else column for column in columns))
 
-    def rest(self) -> list[Condition]:
-        """The condition for the rows after the cursor."""
+    def after(self, columns: Sequence[Column] = (), values: Sequence[Column] = ()) -> Condition:
+        """The condition for the rows after the cursor, in a range of an index of which `columns` have these values."""
         if not self.continued:
-            return []
-        return [self.column < AFTER if self.newest_first else self.column > AFTER]
+            return sa.true()
+        row, cursor = sa.tuple_(*columns, self.column), sa.tuple_(*values, AFTER)
+        return row < cursor if self.newest_first else row > cursor
 
 
 class Selection(NamedTuple):
-    """The rows of a list: a condition that holds for all of them, and the filters."""
+    """The rows of a list."""
 
-    condition: Condition
-    equal: frozenset[Column] | None
-    """The columns that the condition compares with one value, if this is all that it does with the table."""
+    equal: Mapping[Column, Column]
+    """The values of columns that all rows of the list have."""
+    others: Condition
+    """A further condition of all rows."""
     fields: Fields
     possible: tuple[str, ...]
     """The filters that the list has."""
@@ -63,11 +71,13 @@ class Selection(NamedTuple):
     """Those of this page."""
 
     @property
-    def direct(self) -> dict[Column, Condition]:
-        """The filters by columns of the item's table."""
-        fields = (self.fields[name] for name in self.filters)
-        names = dict(zip(self.filters, fields, strict=True))
-        return {field.column: field.column == sa.bindparam(name) for name, field in names.items() if field.by is None}
+    def values(self) -> dict[Column, Column]:
+        """The values of the columns of the item's table, in this page."""
+        fields = {name: self.fields[name] for name in self.filters}
+        direct: dict[Column, Column] = {
+            field.column: sa.bindparam(name) for name, field in fields.items() if field.by is None
+        }
+        return {**self.equal, **direct}
 
     @property
     def references(self) -> dict[Column, sa.Select[int]]:
@@ -80,26 +90,23 @@ class Selection(NamedTuple):
 
     def _ids(self, reference: Reference, names: list[str]) -> sa.Select[int]:
         ids = reference.ids.where(*(self.fields[name].column == sa.bindparam(name) for name in names))
-        if own_column(self.condition) is reference.column:  # Compare the caller once, not with every row.
-            ids = ids.where(ids.selected_columns[0] == CALLER)
+        if reference.column in self.equal:
+            ids = ids.where(ids.selected_columns[0] == self.equal[reference.column])
         return ids
 
-    def unfiltered(self, order: Column) -> list[Column] | None:
-        """The columns with few values between those of the list and its order, in the index that serves it best.
+    def columns(self, order: Order) -> list[Column] | None:
+        """The columns before that of the order in the index that serves this page best; None if no index does.
 
-        None if no index serves it.
+        These are all columns that are compared, and perhaps some that have few values.
         """
-        if self.equal is None:
-            return None
-        columns, choices = self.equal | self.direct.keys() | self.references.keys(), self.fields.choices
-        if columns >= set(order.table.primary_key.columns):
-            return []
+        columns, choices = self.values.keys() | self.references.keys(), self.fields.choices
         found = []
-        for index in indexes(order.table):
-            before = frozenset(itertools.takewhile(lambda column: column is not order, index))
-            if order in index and columns <= before and before - columns <= choices.keys():
-                found.append([column for column in index if column in before - columns])
-        return min(found, key=lambda more: math.prod(len(choices[column]) for column in more), default=None)
+        for index in indexes(order.column.table):
+            before = list(itertools.takewhile(lambda column: column is not order.column, index))
+            more = set(before) - columns
+            if len(before) < len(index) and columns <= set(before) and more <= choices.keys():
+                found.append((math.prod(len(choices[column]) for column in more), before))
+        return min(found, key=itemgetter(0))[1] if found else None
 
 
 def own_column(condition: Condition) -> Column | None:
@@ -119,53 +126,88 @@ class PageQuery(NamedTuple):
     """The SELECT of a page."""
 
     statement: Statement
-    broad: list[FieldError]
-    """The errors of a request for which it takes too long; empty if an index serves it, whatever the table's size."""
+    indexed: bool = True
+    """Whether an index serves it, so that its time does not depend on the number of rows."""
+    broad: Sequence[FieldError] = ()
+    """The errors of a request for which it takes too long."""
 
 
-def select_page(source: Statement, rows: Selection, order: Order, *, few: bool, lateral: bool) -> PageQuery:
+def select_page(
+    source: Statement, rows: Selection, order: Order, *, few: bool, short: bool, lateral: bool
+) -> PageQuery:
     """The SELECT of a page of `source`, the SELECT of the columns of all rows.
 
-    A list of a parent with `few` rows needs no index. `lateral` selects the dialect of PostgreSQL.
+    A list with `few` rows, or one, needs no index. A `short` page has at most `SHORT` items. `lateral` selects the
+    dialect of PostgreSQL.
     """
-    if few:
+    if few or order.column in rows.equal:
         by_name = (rows.fields[name].column == sa.bindparam(name) for name in rows.filters)
-        statement = source.where(rows.condition, *by_name, *order.rest())
-        return PageQuery(order.of(statement).limit(LIMIT), [])
-    more = rows.unfiltered(order.column)
-    ids = _ids(rows, order, more, lateral)
-    broad = [] if more is not None else [_too_broad(rows, order, name) for name in rows.filters]
-    return PageQuery(order.of(source.where(order.column.in_(ids))), broad)
+        own = (column == value for column, value in rows.equal.items())
+        return PageQuery(order.of(source.where(*own, rows.others, *by_name, order.after())).limit(LIMIT))
+    index = rows.columns(order)
+    ids = _walk(rows, order) if index is None else _ranges(rows, order, index, lateral)
+    if lateral:  # The planner of PostgreSQL takes an unknown limit for a tenth of all rows.
+        ids = sa.select(ids.subquery().c[0]).limit(sa.literal_column(str(1 + (SHORT if short else PAGE))))
+    statement = order.of(source.where(order.column.in_(ids)))
+    if index is not None:
+        return PageQuery(statement)
+    return PageQuery(statement, indexed=False, broad=[_too_broad(rows, order, name) for name in rows.filters])
 
 
 def _too_broad(rows: Selection, order: Order, name: str) -> FieldError:
     """The error of a filter, with those other filters that an index serves together with it."""
     others = [other for other in rows.possible if other != name]
-    served = [other for other in others if rows._replace(filters=(name, other)).unfiltered(order.column) is not None]
+    served = [other for other in others if rows._replace(filters=(name, other)).columns(order) is not None]
     alone = f"Too many rows match some of these filters. Filter by {name} alone"
     return FieldError(name, f"{alone}, or together with one of: {', '.join(served)}." if served else f"{alone}.")
 
 
-def _ids(rows: Selection, order: Order, more: list[Column] | None, lateral: bool) -> Statement:
-    """The SELECT of the ids of a page."""
-    ids = order.of(sa.select(order.column).where(rows.condition, *rows.direct.values(), *order.rest())).limit(LIMIT)
-    if more is None:
-        return ids.where(*(column.in_(allowed) for column, allowed in rows.references.items()))
-    several = [(column, allowed.subquery()) for column, allowed in rows.references.items()]
-    several += [(column, _values(rows.fields.choices[column])) for column in more]
-    if not several:
+def _walk(rows: Selection, order: Order) -> Statement:
+    """The SELECT of the ids of a page that no index serves; the planner decides how."""
+    values = [column == value for column, value in rows.values.items()]
+    values += [column.in_(allowed) for column, allowed in rows.references.items()]
+    return order.of(sa.select(order.column).where(rows.others, *values, order.after())).limit(LIMIT)
+
+
+def _ranges(rows: Selection, order: Order, index: list[Column], lateral: bool) -> Statement:
+    """The SELECT of the ids of a page from one or several ranges of an index that begins with these columns."""
+    tables: dict[Column, Any] = {column: allowed.subquery() for column, allowed in rows.references.items()}
+    values: dict[Column, Column] = {**rows.values, **{column: table.c[0] for column, table in tables.items()}}
+    for column in index:
+        if column not in values:
+            tables[column] = _values(rows.fields.choices[column])
+            values[column] = tables[column].c[0]
+    ids = _range(rows, order, index, [values[column] for column in index], lateral)
+    if not tables:
         return ids
-    tables: list[Any] = [table for _, table in several]
-    ids = ids.where(*(column == next(iter(table.c)) for column, table in several)).correlate(*tables)
+    of_each: Any = _of_each(ids.correlate(*tables.values()), lateral)
+    ranges = functools.reduce(lambda left, right: left.join(right, sa.true()), [*tables.values(), of_each])
+    key = of_each.c[0]
+    return order.of(sa.select(key).select_from(ranges), key).limit(LIMIT)
+
+
+def _of_each(ids: Statement, lateral: bool) -> sa.FromClause:
+    """The ids of each row of the tables before it in FROM; SQLite allows only functions to refer to these."""
     if lateral:
-        first: Any = ids.lateral()
-        key, together = first.c[0], sa.true()
-    else:
-        first = order.column.table.alias()
-        key = first.c[order.column.key]
-        together = key.in_(ids)
-    pairs = functools.reduce(lambda left, right: left.join(right, sa.true()), tables)
-    return order.of(sa.select(key).select_from(pairs.join(first, together)), key).limit(LIMIT)
+        return ids.lateral()
+    listed = sa.select(sa.func.json_group_array(ids.subquery().c[0])).scalar_subquery()
+    return sa.func.json_each(listed).table_valued("value")
+
+
+def _range(rows: Selection, order: Order, index: list[Column], values: list[Column], lateral: bool) -> Statement:
+    """The SELECT of the first ids of a range of an index, in which the columns of `index` have these values.
+
+    In PostgreSQL, the range is compared and ordered by rows of all columns, because the planner prefers to walk the
+    primary key, perhaps to its end, if equalities and the order of ids allow it.
+    """
+    ids = sa.select(order.column).where(rows.others)
+    if not (index and lateral):
+        equal = (column == value for column, value in zip(index, values, strict=True))
+        return order.of(ids.where(*equal, order.after())).limit(LIMIT)
+    row, value = sa.tuple_(*index), sa.tuple_(*values)
+    return order.of(ids.where(row >= value, row <= value, order.after(index, values)), *index, order.column).limit(
+        LIMIT
+    )
 
 
 def _values(values: Sequence[object]) -> sa.Subquery:

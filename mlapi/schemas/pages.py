@@ -7,10 +7,7 @@ from typing import Protocol
 import colander
 
 from mlapi.schemas.types import Schema, Text
-from mlapi.values import INT64
-
-LIMIT = 200
-"""Maximum number of items of a page."""
+from mlapi.values import INT64, PAGE
 
 
 class Number(Text):
@@ -47,7 +44,7 @@ def optional(kind: colander.SchemaType, **kw: object) -> colander.SchemaNode:
 class Page(Schema):
     """The size of a page and its cursor."""
 
-    limit = colander.SchemaNode(Number(), missing=50, validator=colander.Range(1, LIMIT))
+    limit = colander.SchemaNode(Number(), missing=50, validator=colander.Range(1, PAGE))
     after = optional(Number())
 
 

@@ -270,6 +270,60 @@ def test_times_from_python_compare_with_the_clock_of_the_database(either: sa.Eng
         assert connection.scalar(between.where(kept.c.at > clock(1))) == 0
 
 
+def test_the_statistics_of_the_planner_are_collected(either: sa.Engine) -> None:
+    table = sa.Table("rows", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
+    sa.Index("ix_rows_n", table.c.n)
+    table.create(either)
+    with either.begin() as db:
+        db.execute(table.insert(), [{"n": number % 7} for number in range(100)])
+    database.analyze(either)
+    counted = {"sqlite": "SELECT stat FROM sqlite_stat1 WHERE idx = 'ix_rows_n'"}
+    other = "SELECT reltuples::integer FROM pg_class WHERE relname = 'rows'"
+    with either.connect() as db:
+        assert str(db.exec_driver_sql(counted.get(either.dialect.name, other)).scalar()).split()[0] == "100"
+    table.drop(either)
+
+
+ENDLESS = sa.text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+
+
+def test_a_query_beyond_its_time_limit_is_stopped(either: sa.Engine) -> None:
+    with either.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+        with pytest.raises(database.TooSlow), database.time_limit(connection, 0.01):
+            connection.execute(ENDLESS)
+        connection.rollback()
+        with database.time_limit(connection, 60):
+            assert connection.scalar(sa.select(1)) == 1
+        with pytest.raises(sa.exc.DBAPIError), database.time_limit(connection, 60):
+            connection.execute(sa.text("SELECT nothing"))
+
+
+def test_the_end_of_a_reader_keeps_prepared_statements(postgresql: str) -> None:
+    """Psycopg prepares a statement when it is executed for the sixth time, and forgets it at a rollback."""
+    engine = make_engine(postgresql, pool_size=1)
+    for _ in range(7):
+        connection = engine.connect()
+        connection.execute(sa.select(sa.literal(1)))
+        database.end(connection)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar()
+    engine.dispose()
+
+
+def test_a_reader_whose_connection_is_lost_is_closed(postgresql: str) -> None:
+    engine, other = make_engine(postgresql, pool_size=1), make_engine(postgresql)
+    connection = engine.connect()
+    lost = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    with other.connect() as killer:
+        killer.exec_driver_sql(f"SELECT pg_terminate_backend({lost}, 5000)")
+    database.end(connection)
+    assert connection.closed
+    with engine.connect() as again:
+        assert again.scalar(sa.select(1)) == 1
+    engine.dispose()
+    other.dispose()
+
+
 @pytest.fixture
 def impatient(sqlite: Database, url: str, tmp_path: Path) -> Iterator[Client]:
     """Ada's client of an application that waits only briefly for SQLite's lock."""

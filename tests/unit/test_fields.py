@@ -1,60 +1,36 @@
-"""Indexes: every list and every filter that the tables of fields mark is served by one."""
+"""Indexes: every list, every filter alone and the common pairs are served by one, for every caller."""
 
+from itertools import product
 from typing import TypedDict
 
 import pytest
 import sqlalchemy as sa
 
+from mlapi.http.request import Request
 from mlapi.resources import TREE
 from mlapi.resources.fields import Field, Fields, Filter
 from mlapi.resources.items import Collection, OwnedItem
+from mlapi.resources.tree import Tree
+from mlapi.security import UserIdentity
+from tests.support import PAIRS
 
-COLLECTIONS = [node for tree in (TREE,) for node in tree.places if issubclass(node, Collection)]
-
-
-def served(*columns):
-    """Whether an index, a unique constraint or the primary key of a table begins with these columns of it."""
-    table = columns[0].table
-    kinds = sa.Index | sa.UniqueConstraint | sa.PrimaryKeyConstraint
-    indexes = [list(part.columns) for part in (*table.indexes, *table.constraints) if isinstance(part, kinds)]
-    return any(index[: len(columns)] == list(columns) for index in indexes)
+COLLECTIONS = [node for node in TREE.places if issubclass(node, Collection)]
+CALLERS = [UserIdentity(1, "root", "admin"), UserIdentity(2, "ada", "user")]
 
 
-def needed(collection):
-    """The columns that the indexes of a list must begin with, as alternatives: one of each list has to exist."""
-    item = collection.item
-    order = item.fields[collection.order].column
-    owner = getattr(item, "owner", None)
-    if collection.tied_by is not None:
-        yield [[collection.tied_by] if collection.few else [collection.tied_by, order]]
-    else:
-        yield [[order]]
-    if collection.flat:
-        yield [[owner, order]]
-    for field in item.fields.filters(collection.flat).values():
-        if field.indexed:
-            of_owner = owner is not None and owner.table is field.column.table
-            yield [[field.column], [owner, field.column]] if of_owner else [[field.column]]
+def unserved(collection, caller, pairs=PAIRS, tree=TREE):
+    """The sets of filters that no index serves."""
+    request = Request.blank("/")
+    listed = collection("1", tree(request), request)
+    names = collection.item.fields.filters(collection.flat)
+    sets = [(), *((name,) for name in names), *(pair for pair in pairs if set(pair) <= names.keys())]
+    options = {"continued": False, "short": True, "lateral": False}
+    return [names for names in sets if not listed._query(caller, names, **options).indexed]
 
 
-def missing(collection):
-    """The indexes that a list lacks."""
-    return [
-        " or ".join(f"({', '.join(map(str, columns))})" for columns in alternatives)
-        for alternatives in needed(collection)
-        if not any(served(*columns) for columns in alternatives)
-    ]
-
-
-@pytest.mark.parametrize("collection", COLLECTIONS, ids=lambda collection: collection.__name__)
-def test_every_list_has_its_indexes(collection):
-    assert missing(collection) == []
-
-
-@pytest.mark.parametrize("collection", COLLECTIONS, ids=lambda collection: collection.__name__)
-def test_an_indexed_field_is_one_to_filter_by(collection):
-    fields = collection.item.fields
-    assert [name for name in fields if fields[name].indexed and fields[name].filter is Filter.NOWHERE] == []
+@pytest.mark.parametrize(("collection", "caller"), list(product(COLLECTIONS, CALLERS)))
+def test_every_list_and_filter_has_an_index(collection, caller):
+    assert unserved(collection, caller) == []
 
 
 class ToyDocument(TypedDict):
@@ -62,49 +38,55 @@ class ToyDocument(TypedDict):
 
     id: int
     color: str
+    size: int
+    new: bool
 
 
-def lists_of_toys(*parts, indexed=False, few=False):
-    """A nested and a flat list of a table with these indexes and constraints."""
-    columns = [sa.Column(name, sa.Integer, primary_key=name == "id") for name in ("id", "box", "owner_id")]
-    table = sa.Table("toys", sa.MetaData(), *columns, sa.Column("color", sa.Text), *parts)
+def toys(*parts):
+    """A flat list of toys with two filters, of a table with these indexes."""
+    columns = [sa.Column(name, sa.Integer, primary_key=name == "id") for name in ("id", "owner_id", "size")]
+    table = sa.Table("toys", sa.MetaData(), *columns, sa.Column("color", sa.Text), sa.Column("new", sa.Boolean), *parts)
 
     class Toy(OwnedItem[ToyDocument, ToyDocument]):
         key = "toy"
-        fields = Fields(Field(table.c.id, sort=True), Field(table.c.color, filter=Filter.LISTS, indexed=indexed))
+        fields = Fields(
+            Field(table.c.id, sort=True),
+            Field(table.c.color, filter=Filter.LISTS),
+            Field(table.c.size, filter=Filter.LISTS),
+            Field(table.c.new),
+        )
         source = table
         by = table.c.id
         owner = table.c.owner_id
 
-    nested = type("Nested", (Collection,), {"item": Toy, "tied_by": table.c.box, "few": few})
-    return nested, type("Flat", (Collection,), {"item": Toy, "flat": True})
+    class Toys(Collection[Toy]):
+        item = Toy
+        flat = True
 
-
-BOX, OWNER = ("box", "id"), ("owner_id", "id")
+    return Toys
 
 
 def of(*columns):
     return sa.Index(None, *columns)
 
 
+ALL = [(), ("color",), ("size",), ("color", "size")]
+
+
 @pytest.mark.parametrize(
-    ("parts", "options", "of_nested", "of_flat"),
+    ("parts", "of_admin", "of_user"),
     [
-        ([of(*BOX), of(*OWNER)], {}, [], []),
-        ([sa.UniqueConstraint("box", "id"), of(*OWNER, "box")], {}, [], []),
-        ([], {}, ["(toys.box, toys.id)"], ["(toys.owner_id, toys.id)"]),
-        ([of("id", "box"), of("owner_id")], {}, ["(toys.box, toys.id)"], ["(toys.owner_id, toys.id)"]),
-        ([of("box", "color"), of(*OWNER)], {}, ["(toys.box, toys.id)"], []),
-        ([of("box", "color"), of(*OWNER)], {"few": True}, [], []),
-        ([of("color", "box"), of(*OWNER)], {"few": True}, ["(toys.box)"], []),
-        ([of(*BOX), of(*OWNER), of("color")], {"indexed": True}, [], []),
-        ([of(*BOX), of(*OWNER), of("owner_id", "color", "id")], {"indexed": True}, [], []),
-        *(
-            ([of(*BOX), of(*OWNER), *more], {"indexed": True}, *2 * [["(toys.color) or (toys.owner_id, toys.color)"]])
-            for more in ([], [of("box", "color")])
-        ),
+        ([], ALL[1:], ALL),
+        ([of("owner_id", "id", "color")], ALL[1:], ALL[1:]),
+        ([of("color", "id")], [("size",), ("color", "size")], ALL),
+        ([of("color", "size", "id")], [("color",), ("size",)], ALL),
+        ([of("owner_id", "color", "id")], ALL[1:], [(), ("size",), ("color", "size")]),
+        ([of("color", "id"), of("size", "id")], [("color", "size")], ALL),
+        ([of("color", "new", "id"), of("new", "size", "id")], [("color", "size")], ALL),
+        ([of("color"), of("size"), of("id", "color")], ALL[1:], ALL),
     ],
 )
-def test_a_missing_index_is_found(parts, options, of_nested, of_flat):
-    nested, flat = lists_of_toys(*parts, **options)
-    assert (missing(nested), missing(flat)) == (of_nested, of_flat)
+def test_a_missing_index_is_found(parts, of_admin, of_user):
+    flat = toys(*parts)
+    found = [unserved(flat, caller, [("color", "size")], Tree(flat)) for caller in CALLERS]
+    assert found == [of_admin, of_user]

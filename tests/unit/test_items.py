@@ -51,7 +51,7 @@ def test_the_statement_of_an_item_has_the_rule(kind, identity):
 @pytest.mark.parametrize("identity", [ADMIN, USER, RUNNER], ids=lambda identity: identity.role)
 @pytest.mark.parametrize("kind", COLLECTIONS, ids=lambda kind: kind.__name__)
 def test_the_statement_of_a_list_has_the_rule(kind, identity):
-    statement = node(kind)._query(identity, (), continued=False, lateral=False).statement
+    statement = node(kind)._query(identity, (), continued=False, short=True, lateral=False).statement
     assert ("caller" in names(statement)) == sees_by_condition(kind.item, identity)
     assert ("parent" in names(statement)) == (kind.tied_by is not None)
 
