@@ -25,6 +25,7 @@ from zope.interface import implementer
 from mlapi.errors import Invalid
 from mlapi.models import User
 from mlapi.models.users import Role
+from mlapi.prepared import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,8 +198,8 @@ class SecurityPolicy:
         subject, use = claims
         if use is Use.JOB:
             return RunnerIdentity(subject)
-        row = request.reader.execute(_USER, {"id": subject}).first()
-        return UserIdentity(*row) if row else None
+        rows = fetch(request.reader, _USER, {"id": subject})
+        return UserIdentity(*rows[0]) if rows else None
 
     def identity(self, request: Request) -> Identity | None:
         """The caller, or None."""

@@ -20,6 +20,7 @@ from sqlalchemy.sql import visitors
 from mlapi.database import TooSlow, time_limit
 from mlapi.errors import Gone
 from mlapi.http.problems import InvalidRequest
+from mlapi.prepared import fetch
 from mlapi.resources.fields import Fields, Row
 from mlapi.resources.pages import SHORT, Column, Order, PageQuery, Selection, own_column, select_page
 from mlapi.resources.tree import Access, Key, Linker, Node, Tree, TreeError
@@ -86,10 +87,10 @@ class Item(Node, Generic[Summary, Document]):
             identity = self.request.require_identity()
             statement = self._statement(identity)
             values = self.keys | identity.parameters
-            row = None if statement is None else self.request.reader.execute(statement, values).first()
-            if row is None:
+            rows = [] if statement is None else fetch(self.request.reader, statement, values)
+            if not rows:
                 raise KeyError(self.__name__)
-            self._row = self.fields.row(row)
+            self._row = self.fields.row(rows[0])
         return self._row
 
     @property

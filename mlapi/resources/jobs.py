@@ -9,6 +9,7 @@ from mlapi.models import Attempt, File, Job, JobInput, JobParent, Run, User
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.workers import LIVES, NOBODY
+from mlapi.prepared import fetch
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
@@ -144,7 +145,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         """The job, with links to its parents and its files."""
         row, link = self.row, self.link
         linked: dict[str, list[int]] = {"after": [], "inputs": [], "outputs": []}
-        for relation, key in self.request.reader.execute(_LINKED, {"job": row.id}):
+        for relation, key in fetch(self.request.reader, _LINKED, {"job": row.id}):
             linked[relation].append(key)
         summary = self.describe(row, link)
         task = row.task and link("task", user=row.owner, pipeline=row.pipeline, task=row.task)
