@@ -4,6 +4,8 @@ Revision ID: 0003
 Revises: 0002
 """
 
+from collections.abc import Mapping, Sequence
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,11 +15,13 @@ down_revision = '0002'
 branch_labels = None
 depends_on = None
 
-REPLACED = {
+Indexes = Mapping[str, Sequence[tuple[str, ...]]]
+
+REPLACED: Indexes = {
     'jobs': [('function_id',)],
     'files': [('sha256',), ('job_id',)],
 }
-ADDED = {
+ADDED: Indexes = {
     'jobs': [
         ('owner_id', 'function_id', 'status', 'id'),
         ('owner_id', 'pipeline_id', 'status', 'id'),
@@ -45,13 +49,13 @@ ADDED = {
 }
 
 
-def create(indexes: dict[str, list[tuple[str, ...]]]) -> None:
+def create(indexes: Indexes) -> None:
     for table, several in indexes.items():
         for columns in several:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, columns)
 
 
-def drop(indexes: dict[str, list[tuple[str, ...]]]) -> None:
+def drop(indexes: Indexes) -> None:
     for table, several in indexes.items():
         for columns in several:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)

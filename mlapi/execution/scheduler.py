@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 import mlapi
-from mlapi.database import Database
+from mlapi.database import Database, analyze
 from mlapi.errors import AttemptOver
 from mlapi.execution import leftovers
 from mlapi.execution.executors.base import Executor, Ticket
@@ -268,6 +268,7 @@ class Scheduler:
                 swept = self._store.sweep(
                     lambda digests: referenced(self._database, digests), self._settings.sweep_grace
                 )
+                analyze(self._database.engine)
             except Exception:
                 log.exception("The sweep failed. It is tried again in %g s.", pause)
             else:
