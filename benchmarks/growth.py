@@ -143,6 +143,9 @@ def fill(url: str, size: int) -> None:
             insert, _, select = statement.partition("SELECT")
             db.exec_driver_sql(f"{insert}{numbers}{select}")
         db.commit()
+    if engine.dialect.name == "postgresql":  # As autovacuum does.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.exec_driver_sql("VACUUM")
     analyze(engine)
     engine.dispose()
 

@@ -1,6 +1,6 @@
 """SELECTs that are compiled once and then executed by the driver itself, for what every GET reads.
 
-SQLAlchemy's execution of a statement takes as long as ten such statements in SQLite (docs/decisions/0031). Only the
+SQLAlchemy's execution of a statement takes longer than the statement in SQLite (docs/decisions/0031). Only the
 execution is replaced: the connection, its transaction, the conversion of values and the errors are SQLAlchemy's.
 """
 
