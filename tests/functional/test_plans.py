@@ -10,13 +10,16 @@ from pyramid.paster import get_app
 from webtest import TestApp
 
 from benchmarks.growth import fill
-from mlapi.models import Base, users
+from mlapi.models import users
 from tests.functional.conftest import database_url
-from tests.functional.test_statements import LARGE, statements
-from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, services, write_ini
+from tests.functional.test_statements import statements
+from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, migrate, services, write_ini
 
 ROWS = 8_000
 """Number of jobs and of files."""
+
+LARGE = {"jobs", "files", "runs"}
+"""The tables with so many rows that an index is faster than a scan."""
 
 WORK = 1_000
 """Maximum number of rows that a step of a plan in PostgreSQL may read, for a page of 20: 24 ranges of 21 are 504."""
@@ -27,7 +30,7 @@ STEPS = 40
 ALL = re.compile(r"WHERE 1 = 1 ORDER BY (\w+).id DESC\n LIMIT")
 """The SELECT of the newest rows of a table by its primary key, which SQLite calls a scan."""
 
-KEYS = {"user": "ada", "pipeline": 1, "run": 5, "module": "m1", "version": "d1"}
+KEYS = {"user": "ada", "pipeline": 1, "run": 5, "attempt": 1, "module": "m1", "version": "d1"}
 VALUES = {
     "owner": "ada",
     "status": "FAILED",
@@ -49,9 +52,10 @@ def large(request, tmp_path_factory):
     """An application with many rows; ada owns most of them."""
     folder = tmp_path_factory.mktemp("large")
     url = database_url(request, folder)
-    wsgi = get_app(str(write_ini(folder, url)))
+    ini = write_ini(folder, url)
+    migrate(ini)
+    wsgi = get_app(str(ini))
     database = wsgi.registry.database
-    Base.metadata.create_all(database.engine)
     with database.writing.begin() as db:
         users.create(db, "ada", wsgi.registry.passwords.hash(PASSWORD))
     fill(url, ROWS)
@@ -95,7 +99,7 @@ def test_the_work_of_a_list_does_not_grow(large, callers):
     for caller in callers:
         for url in urls:
             with executed(large, seen):
-                assert caller("GET", url).status_int in (200, 403), url
+                assert caller("GET", url).status_int in (200, 403, 404), url
     assert len(seen) > 60
     engine = large.registry.database.engine
     broken = broken_in_sqlite if engine.dialect.name == "sqlite" else broken_in_postgresql
@@ -107,6 +111,7 @@ def test_the_work_of_a_list_does_not_grow(large, callers):
 
 def broken_in_sqlite(db, statement, parameters):
     """What is wrong with the execution of a statement: the scans of large tables, or the number of its steps."""
+    parameters = tuple(parameters)
     plan = [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters or ())]
     found = [step for step in plan if step.startswith("SCAN ") and step.split()[1] in LARGE]
     if ALL.search(statement):
@@ -130,6 +135,7 @@ def broken_in_postgresql(db, statement, parameters):
     prepared = re.sub(r"%\((\w+)\)s", number, statement)
     values = ", ".join(literal(parameters[name]) for name in order)
     db.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    db.exec_driver_sql("SET enable_seqscan = off")  # The runs are so few that the planner may prefer a scan.
     types = ", ".join(type_of(parameters[name]) for name in order)
     db.exec_driver_sql(f"PREPARE asked {f'({types})' if types else ''} AS {prepared}")
     explained = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE asked{f'({values})' if values else ''}"

@@ -24,7 +24,8 @@ def node(kind, parent=None):
 
 
 def names(statement):
-    return set() if statement is None else set(statement.compile().params)
+    binds = {} if statement is None else statement.compile().binds
+    return {name for name, bind in binds.items() if bind.required}
 
 
 def sees_by_condition(kind, identity):
