@@ -145,9 +145,8 @@ def select_page(
         own = (column == value for column, value in rows.equal.items())
         return PageQuery(order.of(source.where(*own, rows.others, *by_name, order.after())).limit(LIMIT))
     index = rows.columns(order)
-    ids = _walk(rows, order) if index is None else _ranges(rows, order, index, lateral)
-    if lateral:  # The planner of PostgreSQL takes an unknown limit for a tenth of all rows.
-        ids = sa.select(ids.subquery().c[0]).limit(sa.literal_column(str(1 + (SHORT if short else PAGE))))
+    most = 1 + (SHORT if short else PAGE)
+    ids = _walk(rows, order) if index is None else _ranges(rows, order, index, most if lateral else None)
     statement = order.of(source.where(order.column.in_(ids)))
     if index is not None:
         return PageQuery(statement)
@@ -169,18 +168,21 @@ def _walk(rows: Selection, order: Order) -> Statement:
     return order.of(sa.select(order.column).where(rows.others, *values, order.after())).limit(LIMIT)
 
 
-def _ranges(rows: Selection, order: Order, index: list[Column], lateral: bool) -> Statement:
-    """The SELECT of the ids of a page from one or several ranges of an index that begins with these columns."""
+def _ranges(rows: Selection, order: Order, index: list[Column], most: int | None) -> Statement:
+    """The SELECT of the ids of a page from one or several ranges of an index that begins with these columns.
+
+    `most` is the largest limit of a page, for PostgreSQL: its planner takes an unknown one for a tenth of all rows.
+    """
     tables: dict[Column, Any] = {column: allowed.subquery() for column, allowed in rows.references.items()}
     values: dict[Column, Column] = {**rows.values, **{column: table.c[0] for column, table in tables.items()}}
     for column in index:
         if column not in values:
             tables[column] = _values(rows.fields.choices[column])
             values[column] = tables[column].c[0]
-    ids = _range(rows, order, index, [values[column] for column in index], lateral)
-    if not tables:
+    ids = _range(rows, order, index, [values[column] for column in index], most)
+    if not tables and most is None:
         return ids
-    of_each: Any = _of_each(ids.correlate(*tables.values()), lateral)
+    of_each: Any = _of_each(ids.correlate(*tables.values()), most is not None) if tables else ids.subquery()
     ranges = functools.reduce(lambda left, right: left.join(right, sa.true()), [*tables.values(), of_each])
     key = of_each.c[0]
     return order.of(sa.select(key).select_from(ranges), key).limit(LIMIT)
@@ -194,20 +196,21 @@ def _of_each(ids: Statement, lateral: bool) -> sa.FromClause:
     return sa.func.json_each(listed).table_valued("value")
 
 
-def _range(rows: Selection, order: Order, index: list[Column], values: list[Column], lateral: bool) -> Statement:
+def _range(rows: Selection, order: Order, index: list[Column], values: list[Column], most: int | None) -> Statement:
     """The SELECT of the first ids of a range of an index, in which the columns of `index` have these values.
 
     In PostgreSQL, the range is compared and ordered by rows of all columns, because the planner prefers to walk the
     primary key, perhaps to its end, if equalities and the order of ids allow it.
     """
     ids = sa.select(order.column).where(rows.others)
-    if not (index and lateral):
+    if most is None:
         equal = (column == value for column, value in zip(index, values, strict=True))
         return order.of(ids.where(*equal, order.after())).limit(LIMIT)
-    row, value = sa.tuple_(*index), sa.tuple_(*values)
-    return order.of(ids.where(row >= value, row <= value, order.after(index, values)), *index, order.column).limit(
-        LIMIT
-    )
+    ids = order.of(ids.where(order.after(index, values)), *index, order.column)
+    if index:
+        row, value = sa.tuple_(*index), sa.tuple_(*values)
+        ids = ids.where(row >= value, row <= value)
+    return ids.limit(sa.literal_column(str(most)))
 
 
 def _values(values: Sequence[object]) -> sa.Subquery:

@@ -21,10 +21,10 @@ MORE_RUNS = """
     SELECT pipeline_id, owner_id, task_count, created FROM runs, numbers WHERE id = :run"""
 
 MORE_JOBS = """
-    INSERT INTO jobs (run_id, owner_id, task_id, function_id, position, arguments, status, attempt, cancel_requested,
-                      metrics, ended, created)
-    SELECT runs.id, jobs.owner_id, task_id, function_id, position, arguments, 'CANCELLED', 0, cancel_requested,
-           metrics, jobs.created, jobs.created
+    INSERT INTO jobs (run_id, pipeline_id, owner_id, task_id, function_id, position, arguments, status, attempt,
+                      cancel_requested, metrics, ended, created)
+    SELECT runs.id, runs.pipeline_id, jobs.owner_id, task_id, function_id, position, arguments, 'CANCELLED', 0,
+           cancel_requested, metrics, jobs.created, jobs.created
     FROM runs, jobs WHERE jobs.run_id = :run AND runs.id <> :run AND runs.pipeline_id = :pipeline"""
 
 
