@@ -35,7 +35,11 @@ class Compiled:
     def parameters(self, values: Mapping[str, object]) -> Any:
         """The parameters as the driver takes them: by place or by name."""
         every = {**self._constants, **values}
-        return [every[name] for name in self._names] if self._by_place else {name: every[name] for name in self._names}
+        return (
+            tuple([every[name] for name in self._names])
+            if self._by_place
+            else {name: every[name] for name in self._names}
+        )
 
     def rows(self, cursor: Any) -> list[Row]:
         """All rows of a cursor, with the values that SQLAlchemy would return."""
