@@ -185,7 +185,8 @@ def _ranges(rows: Selection, order: Order, index: list[Column], most: int | None
     of_each: Any = _of_each(ids.correlate(*tables.values()), most is not None) if tables else ids.subquery()
     ranges = functools.reduce(lambda left, right: left.join(right, sa.true()), [*tables.values(), of_each])
     key = of_each.c[0]
-    return order.of(sa.select(key).select_from(ranges), key).limit(LIMIT)
+    ids = order.of(sa.select(key).select_from(ranges), key).limit(LIMIT)
+    return ids if most is None else sa.select(ids.subquery().c[0]).limit(sa.literal_column(str(most)))
 
 
 def _of_each(ids: Statement, lateral: bool) -> sa.FromClause:
