@@ -46,6 +46,9 @@ WAKES = "mlapi.wakes"
 CANCELLED = "57014"
 """PostgreSQL's error code for a statement that exceeded its time limit."""
 
+SMALL = 10_000
+"""Number of rows of a table in SQLite up to which its statistics are not used."""
+
 STEPS = 10_000
 """Number of instructions between two looks of SQLite at the clock, about a millisecond."""
 
@@ -213,7 +216,13 @@ def analyze(engine: sa.Engine) -> None:
     """Collect the statistics of tables and indexes by which the planner of the database chooses."""
     with engine.begin() as db:
         # 0x10002 is an ANALYZE of all tables that have changed, with a limit of the rows that it reads.
-        db.exec_driver_sql("PRAGMA optimize=0x10002" if engine.dialect.name == "sqlite" else "ANALYZE")
+        if engine.dialect.name != "sqlite":
+            db.exec_driver_sql("ANALYZE")
+            return
+        db.exec_driver_sql("PRAGMA optimize=0x10002")
+        # A table that was small then can be large long before the next time: without statistics, it is taken for large.
+        db.exec_driver_sql("DELETE FROM sqlite_stat1 WHERE CAST(stat AS INTEGER) < ?", (SMALL,))
+        db.exec_driver_sql("ANALYZE sqlite_schema")
 
 
 def end(reader: sa.Connection) -> None:

@@ -26,6 +26,7 @@ INPUTS = 1000
 class InputDocument(TypedDict):
     """An input file of a job."""
 
+    url: Url
     number: int
     name: str
     tags: JsonObject
@@ -129,14 +130,16 @@ class InputItem(Item[InputDocument, InputDocument]):
 
     @classmethod
     def describe(cls, row: Row, link: Linker) -> InputDocument:
-        """An input, with a link to its content."""
+        """An input, whose URL is that of its content."""
+        url = link("input", attempt=row.attempt, input=row.number)
         return {
+            "url": url,
             "number": row.number,
             "name": row.name,
             "tags": row.tags,
             "sha256": row.sha256,
             "size": row.size,
-            "content": link("input", attempt=row.attempt, input=row.number),
+            "content": url,
         }
 
 

@@ -106,8 +106,22 @@ class TestAttempt:
                 "archive": f"{url}/module",
             },
             "inputs": [
-                {"number": 1, "name": "a.txt", "tags": {"mine": 1}, "size": 1, "content": f"{url}/inputs/1"},
-                {"number": 2, "name": "b.txt", "tags": {}, "size": 1, "content": f"{url}/inputs/2"},
+                {
+                    "url": f"{url}/inputs/1",
+                    "number": 1,
+                    "name": "a.txt",
+                    "tags": {"mine": 1},
+                    "size": 1,
+                    "content": f"{url}/inputs/1",
+                },
+                {
+                    "url": f"{url}/inputs/2",
+                    "number": 2,
+                    "name": "b.txt",
+                    "tags": {},
+                    "size": 1,
+                    "content": f"{url}/inputs/2",
+                },
             ],
             "more_inputs": None,
         }

@@ -246,7 +246,7 @@ def test_a_module_name_must_be_a_slug(name, root):
 
 def test_a_form_without_a_name_or_an_archive_is_rejected(root):
     is_problem(root.form("modules", {}, "archive", "m.tar", tar(FILES)), 422, "name")
-    is_problem(root.form("modules", {"name": "m"}, "file", "m.tar", tar(FILES)), 422, "file")
+    is_problem(root.form("modules", {"name": "m"}, "file", "m.tar", tar(FILES)), 422, "file", "archive")
     is_problem(root.form("modules", {"name": "m", "version": "1"}, "archive", "m", tar(FILES)), 422, "version")
     is_problem(root("POST", "modules", {"name": "m"}), 415)
     is_problem(root("POST", "modules", body=b"", headers={"Content-Type": "multipart/form-data"}), 400)

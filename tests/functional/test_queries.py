@@ -43,6 +43,8 @@ def test_all_lists_have_the_same_shape(world, lists):
         assert answer["next"] is None
         assert answer["items"], path
         for item in answer["items"]:
+            if path.endswith("{attempt}/inputs"):
+                continue  # The URL of an input is that of its content, which only the runner may read.
             assert world.root("GET", item["url"]).json.items() >= item.items()
 
 

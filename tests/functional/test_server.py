@@ -47,6 +47,7 @@ class Answer:
     def __init__(self, connection: "Connection", method: str = "GET") -> None:
         self.status = int(connection.file.readline().split()[1])
         self.headers = http.client.parse_headers(connection.file)
+        assert method == "HEAD" or "Content-Length" in self.headers, (self.status, self.headers.items())
         size = 0 if method == "HEAD" else int(self.headers["Content-Length"])
         self.content = connection.file.read(size)
 
