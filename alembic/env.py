@@ -1,5 +1,6 @@
 """Migrations: of the database of an ini file, `alembic -c INI upgrade head`, or of the URL in the attribute `url`."""
 
+import sqlalchemy as sa
 from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
@@ -16,7 +17,10 @@ def connect() -> Connection:
     config = context.config
     try:
         url = config.attributes.get("url") or settings_of(str(config.config_file_name)).database_url
-        return make_engine(url).connect()
+        engine = make_engine(url)
+        if engine.dialect.name == "sqlite":  # Tables that others refer to are replaced by changed copies.
+            sa.event.listen(engine, "connect", lambda opened, _record: opened.execute("PRAGMA foreign_keys=OFF"))
+        return engine.connect()
     except (SettingsError, OperationalError) as error:
         raise CommandError(str(getattr(error, "orig", error))) from None
 

@@ -69,8 +69,9 @@ QUERIES = {
     "I5 job {0} has input file {1}, which is not an output of its parents": """
         SELECT job_inputs.job_id, files.id FROM job_inputs JOIN files ON job_inputs.file_id = files.id
         WHERE EXISTS (SELECT 1 FROM job_parents WHERE job_parents.job_id = job_inputs.job_id)
-        AND NOT EXISTS (SELECT 1 FROM job_parents WHERE job_parents.job_id = job_inputs.job_id
-                        AND job_parents.parent_id = files.job_id)""",
+        AND NOT EXISTS (SELECT 1 FROM job_parents
+                        JOIN job_outputs ON job_outputs.job_id = job_parents.parent_id
+                        WHERE job_parents.job_id = job_inputs.job_id AND job_outputs.file_id = files.id)""",
     "I8 module {0} has {1} versions, but version number {2}": """
         SELECT module_id, count(id), max(number) FROM module_versions GROUP BY module_id
         HAVING count(id) <> max(number)""",
@@ -79,8 +80,12 @@ QUERIES = {
         LEFT JOIN log_pieces ON log_pieces.attempt_id = attempts.id GROUP BY attempts.id, attempts.log_size
         HAVING attempts.log_size <> coalesce(sum(length(log_pieces.content)), 0)""",
     "I9 file {0} is an output of job {1}, which is {2}": """
-        SELECT files.id, jobs.id, jobs.status FROM files JOIN jobs ON files.job_id = jobs.id
+        SELECT file_id, jobs.id, jobs.status FROM job_outputs JOIN jobs ON job_outputs.job_id = jobs.id
         WHERE jobs.status <> 'FINISHED'""",
+    "I9 file {0} was created by job {1}, but is not among its outputs": """
+        SELECT files.id, files.job_id FROM files WHERE files.job_id IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM job_outputs
+                        WHERE job_outputs.job_id = files.job_id AND job_outputs.file_id = files.id)""",
     "I10 run {0} and its pipeline have different owners": """
         SELECT runs.id FROM runs JOIN pipelines ON runs.pipeline_id = pipelines.id
         WHERE runs.owner_id <> pipelines.owner_id""",
@@ -91,6 +96,9 @@ QUERIES = {
     "I10 file {0} and its job {1} have different owners": """
         SELECT files.id, jobs.id FROM files JOIN jobs ON files.job_id = jobs.id
         WHERE files.owner_id <> jobs.owner_id""",
+    "I10 job {0} and its output {1} have different owners": """
+        SELECT jobs.id, files.id FROM job_outputs JOIN jobs ON job_outputs.job_id = jobs.id
+        JOIN files ON job_outputs.file_id = files.id WHERE files.owner_id <> jobs.owner_id""",
     "I10 run {0} has input file {1} of another owner": """
         SELECT runs.id, files.id FROM run_files JOIN runs ON run_files.run_id = runs.id
         JOIN files ON run_files.file_id = files.id WHERE files.owner_id <> runs.owner_id""",

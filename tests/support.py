@@ -18,6 +18,7 @@ from pyramid.paster import get_app
 from webtest import TestApp
 
 from mlapi.models import attempts, workers
+from mlapi.models.queues import DEFAULT, DEFAULT_ID
 
 ROOT = Path(__file__).parent.parent
 API = "/api/v1"
@@ -109,11 +110,12 @@ def new_database(postgresql: str) -> str:
 
 
 def empty(engine: sa.Engine, metadata: sa.MetaData) -> None:
-    """Delete every row of every table."""
+    """Delete every row of every table, except the default queue."""
     with engine.begin() as connection:
         connection.execute(sa.update(metadata.tables["files"]).values(parent_id=None))
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
+        connection.execute(sa.insert(metadata.tables["queues"]).values(id=DEFAULT_ID, name=DEFAULT))
 
 
 class Client:

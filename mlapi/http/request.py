@@ -121,8 +121,8 @@ class Request(PyramidRequest):
             raise HTTPUnauthorized()
         return identity
 
-    def commit_transaction(self) -> None:
-        """Commit the request's transaction and begin a new one, in an operation that is too long for one."""
+    def settle(self) -> None:
+        """Commit the request's transaction and begin a new one, for a request that is long or that waits."""
         self.tm.commit()
         self.tm.begin()
 

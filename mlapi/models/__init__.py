@@ -2,11 +2,15 @@
 
 from mlapi.models.attempts import Attempt, LogPiece
 from mlapi.models.base import Base
+from mlapi.models.events import Event
 from mlapi.models.files import File
-from mlapi.models.jobs import Job, JobInput, JobParent
+from mlapi.models.grids import Grid
+from mlapi.models.jobs import Job, JobDependency, JobInput, JobOutput, JobParent
+from mlapi.models.metrics import Metric
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task
+from mlapi.models.queues import Queue
 from mlapi.models.runs import Run, RunFile
 from mlapi.models.users import User
 from mlapi.models.workers import Worker
@@ -14,15 +18,21 @@ from mlapi.models.workers import Worker
 __all__ = [
     "Attempt",
     "Base",
+    "Event",
     "File",
     "Function",
+    "Grid",
     "Job",
+    "JobDependency",
     "JobInput",
+    "JobOutput",
     "JobParent",
     "LogPiece",
+    "Metric",
     "Module",
     "ModuleVersion",
     "Pipeline",
+    "Queue",
     "Run",
     "RunFile",
     "Task",

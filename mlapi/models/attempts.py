@@ -51,6 +51,7 @@ class Attempt(Numbered):
     __table_args__ = (
         sa.UniqueConstraint("job_id", "number"),
         sa.Index(None, "worker", "status"),
+        sa.Index(None, "log_sha256"),
         {"sqlite_autoincrement": True},
     )
 
@@ -61,7 +62,12 @@ class Attempt(Numbered):
     reason: Mapped[str | None]
     fault: Mapped[str | None]
     fetched: Mapped[Time | None]
+    exit_code: Mapped[int | None]
+    peak_memory: Mapped[int | None]
+    cpu_seconds: Mapped[float | None]
+    wall_seconds: Mapped[float | None]
     log_size: Mapped[int] = mapped_column(default=0)
+    log_sha256: Mapped[str | None]
     report_digest: Mapped[str | None]
     ended: Mapped[Time | None]
 

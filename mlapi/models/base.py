@@ -22,6 +22,8 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 Json = sa.JSON(none_as_null=True)
 JsonObject: TypeAlias = dict[str, object]
 """A JSON object, such as the tags of a file or the metrics of a job."""
+JsonList: TypeAlias = list[object]
+"""A JSON list."""
 
 Query = TypeVar("Query", bound=sa.Select[*tuple[Any, ...]])
 
@@ -70,6 +72,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {
         JsonObject: Json,
+        JsonList: Json,
         list[JsonObject]: Json,
         list[str]: Json,
         list[int]: Json,

@@ -11,7 +11,7 @@ from mlapi.errors import Conflict
 from mlapi.models.attempts import Attempt, LogPiece
 from mlapi.models.base import Base, affected_rows
 from mlapi.models.files import File
-from mlapi.models.jobs import TERMINAL, Job, JobInput, JobParent
+from mlapi.models.jobs import TERMINAL, Job, JobInput, JobOutput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
@@ -65,6 +65,7 @@ def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]
         (None, Upload, Upload.attempt_id.in_(attempts)),
         (None, Attempt, Attempt.job_id.in_(jobs)),
         (None, JobInput, JobInput.job_id.in_(jobs)),
+        (None, JobOutput, JobOutput.job_id.in_(jobs)),
         (None, JobParent, JobParent.job_id.in_(jobs)),
         (None, RunFile, RunFile.run_id.in_(runs)),
         ("files", File, File.job_id.in_(jobs)),
@@ -86,8 +87,16 @@ def _check_runs(db: Session, condition: sa.ColumnElement[bool]) -> None:
         raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
     runs = sa.select(Run.id).where(condition)
     outputs = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.run_id.in_(runs))
-    users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)).distinct()
-    if holders := db.scalars(users.order_by(RunFile.run_id).limit(MENTIONED)).all():
+    users = sa.union(
+        sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)),
+        *(
+            sa.select(Job.run_id)
+            .join(table, table.job_id == Job.id)
+            .where(table.file_id.in_(outputs), Job.run_id.not_in(runs))
+            for table in (JobInput, JobOutput)
+        ),
+    )
+    if holders := db.scalars(users.order_by("run_id").limit(MENTIONED)).all():
         raise Conflict("Other runs use files that this run created.", runs=list(holders))
 
 
@@ -143,8 +152,9 @@ _HOLDERS = sa.union(
     .where(RunFile.file_id == _FILE),
     _of_job.join(JobInput, JobInput.job_id == Job.id).where(JobInput.file_id == _FILE),
     _of_job.join(File, File.job_id == Job.id).where(File.id == _FILE),
+    _of_job.join(JobOutput, JobOutput.job_id == Job.id).where(JobOutput.file_id == _FILE),
 ).limit(MENTIONED)
-"""The runs of a file, the jobs that have it as an input, and the job that created it: columns of `Holder`."""
+"""The runs of a file, the jobs that have it as an input or output, and the job that created it: columns of `Holder`."""
 
 
 def delete_file(db: Session, file_id: int) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, Gone
-from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
+from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
+from mlapi.models.queues import DEFAULT_ID
 
 
 class Status(enum.StrEnum):
@@ -50,7 +51,11 @@ TERMINAL = frozenset(status for status, moves in MOVES.items() if not moves)
 
 
 class Job(Numbered):
-    """A task of a run, with its function, arguments and time limit at the start of the run."""
+    """A task of a run, with its function, arguments and limits at the start of the run.
+
+    `rank` is minus the priority: within a queue, jobs with lower ranks come first, then older ones. `patterns` select
+    the inputs from the outputs of the parents. A job that was answered by another one has it as `reused_from_id`.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -63,6 +68,9 @@ class Job(Numbered):
         sa.Index(None, "pipeline_id", "status", "id"),
         sa.Index(None, "task_id"),
         sa.Index(None, "function_id", "status", "id"),
+        sa.Index(None, "queue_id", "status", "rank", "id"),
+        sa.Index(None, "reuse_key", "id"),
+        sa.Index(None, "reused_from_id"),
         sa.CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in Status)})", name="status"),
         {"sqlite_autoincrement": True},
     )
@@ -75,7 +83,19 @@ class Job(Numbered):
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))
     position: Mapped[int]
     arguments: Mapped[JsonObject]
+    queue_id: Mapped[int] = mapped_column(sa.ForeignKey("queues.id"), default=DEFAULT_ID)
     timeout: Mapped[float | None]
+    attempts: Mapped[int | None]
+    rank: Mapped[int] = mapped_column(default=0)
+    cpus: Mapped[float | None]
+    memory: Mapped[int | None]
+    gpus: Mapped[int | None]
+    patterns: Mapped[JsonObject | None]
+    retry_on: Mapped[JsonList | None]
+    reuse: Mapped[bool | None]
+    reuse_key: Mapped[str | None]
+    reused_from_id: Mapped[int | None] = mapped_column(sa.ForeignKey("jobs.id", ondelete="SET NULL"))
+    not_before: Mapped[Time | None]
     status: Mapped[str]
     reason: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(default=0)
@@ -98,6 +118,16 @@ class JobParent(Base):
     parent_id: Mapped[int] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
 
 
+class JobDependency(Base):
+    """A dependency on a job of another run, which must have finished; its outputs are not taken."""
+
+    __tablename__ = "job_dependencies"
+    __table_args__ = (sa.Index(None, "dependency_id"),)
+
+    job_id: Mapped[int] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
+    dependency_id: Mapped[int] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
+
+
 class JobInput(Base):
     """An input file of a job: its number (from 1) and its name in the job's folder."""
 
@@ -108,6 +138,17 @@ class JobInput(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     file_id: Mapped[int] = mapped_column(sa.ForeignKey("files.id"))
     name: Mapped[str]
+
+
+class JobOutput(Base):
+    """An output file of a job: its number (from 1), in the order of the report."""
+
+    __tablename__ = "job_outputs"
+    __table_args__ = (sa.Index(None, "file_id"),)
+
+    job_id: Mapped[int] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    file_id: Mapped[int] = mapped_column(sa.ForeignKey("files.id"))
 
 
 def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: object) -> list[int]:
@@ -194,8 +235,9 @@ def advance(db: Session, run_id: int) -> None:
         elif all(status[parent] == Status.FINISHED for parent in parents.get(job_id, [])):
             ready.setdefault(tuple(parents.get(job_id, [])), []).append(job_id)
     for parent_ids, job_ids in ready.items():
-        outputs = sa.select(File.id, File.name).join(Job, File.job_id == Job.id)
-        outputs = outputs.where(Job.id.in_(parent_ids)).order_by(Job.position, File.id)
+        outputs = sa.select(File.id, File.name).select_from(JobOutput)
+        outputs = outputs.join(File, JobOutput.file_id == File.id).join(Job, JobOutput.job_id == Job.id)
+        outputs = outputs.where(JobOutput.job_id.in_(parent_ids)).order_by(Job.position, JobOutput.number)
         add_inputs(db, job_ids, [(file.id, file.name) for file in db.execute(outputs)])
         move(db, Status.QUEUED, Job.id.in_(job_ids), queued=clock())
 

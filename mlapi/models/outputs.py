@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from mlapi.errors import FieldErrors
 from mlapi.models.base import Base, JsonObject
 from mlapi.models.files import File, Kind
-from mlapi.models.jobs import Job, JobInput
+from mlapi.models.jobs import Job, JobInput, JobOutput
 from mlapi.models.modules import Function
 
 
@@ -48,21 +48,29 @@ def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Out
     inherited = {row.number: row.tags for row in inputs.values()}
     tags = [{**inherited.get(_kept(output), {}), **output.tags} for output in outputs]
     _check_outputs(outputs, uploads, inputs, tags, tags_limit)
-    for output, own_tags in zip(outputs, tags, strict=True):
-        parent = inputs[output.input] if output.input is not None else None
-        db.add(
-            File(
-                owner_id=job.owner_id,
-                name=output.name,
-                sha256=output.sha256,
-                size=uploads[output.sha256],
-                kind=Kind.OUTPUT,
-                tags=own_tags,
-                parent_id=parent.id if parent is not None else None,
-                job_id=job.id,
-            )
-        )
-        db.flush()  # One by one: the ids of the files are in the order of the report.
+    rows = [
+        {
+            "owner_id": job.owner_id,
+            "name": output.name,
+            "sha256": output.sha256,
+            "size": uploads[output.sha256],
+            "kind": Kind.OUTPUT,
+            "tags": own_tags,
+            "parent_id": inputs[output.input].id if output.input is not None else None,
+            "job_id": job.id,
+        }
+        for output, own_tags in zip(outputs, tags, strict=True)
+    ]
+    if rows:
+        files = db.scalars(sa.insert(File).returning(File.id, sort_by_parameter_order=True), rows)
+        add_outputs(db, job.id, files.all())
+
+
+def add_outputs(db: Session, job_id: int, file_ids: Sequence[int]) -> None:
+    """Record files as the outputs of a job, in this order."""
+    rows = [{"job_id": job_id, "number": number, "file_id": file_id} for number, file_id in enumerate(file_ids, 1)]
+    if rows:
+        db.execute(sa.insert(JobOutput), rows)
 
 
 def _kept(output: Output) -> int | None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from mlapi.errors import Conflict, FieldErrors, Gone
-from mlapi.models.base import JsonObject, Numbered
+from mlapi.models.base import JsonList, JsonObject, Numbered
 from mlapi.models.modules import Function, FunctionKey, find_function
 from mlapi.models.options import check_arguments
 
@@ -57,7 +57,14 @@ class Task(Numbered):
     function_id: Mapped[int] = mapped_column(sa.ForeignKey("functions.id"))
     arguments: Mapped[JsonObject]
     after: Mapped[list[int] | None]
+    queue_id: Mapped[int | None] = mapped_column(sa.ForeignKey("queues.id"), index=True)
     timeout: Mapped[float | None]
+    attempts: Mapped[int | None]
+    priority: Mapped[int | None]
+    resources: Mapped[JsonObject | None]
+    inputs: Mapped[JsonObject | None]
+    retry_on: Mapped[JsonList | None]
+    reuse: Mapped[bool | None]
     function: Mapped[Function] = relationship(lazy="raise")
 
 

@@ -5,20 +5,24 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, FieldErrors
-from mlapi.models.base import Base, Numbered, affected_rows, clock
+from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
 from mlapi.models.files import File
 from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, move
 from mlapi.models.pipelines import Pipeline, Task, parents
 
 
 class Run(Numbered):
-    """An execution of a pipeline, with the tasks that it had at the start."""
+    """An execution of a pipeline, with the tasks that it had at the start.
+
+    `changes` are the differences from the tasks of the pipeline, or of the run that it repeats.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
         sa.Index(None, "pipeline_id", "id"),
         sa.Index(None, "owner_id", "id"),
         sa.Index(None, "owner_id", "pipeline_id", "id"),
+        sa.Index(None, "grid_id", "id"),
         sa.UniqueConstraint("pipeline_id", "idempotency_key"),
         {"sqlite_autoincrement": True},
     )
@@ -27,6 +31,9 @@ class Run(Numbered):
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
     idempotency_key: Mapped[str | None]
     task_count: Mapped[int]
+    grid_id: Mapped[int | None] = mapped_column(sa.ForeignKey("grids.id"))
+    rerun_of_id: Mapped[int | None] = mapped_column(sa.ForeignKey("runs.id", ondelete="SET NULL"), index=True)
+    changes: Mapped[JsonObject | None]
 
 
 class RunFile(Base):

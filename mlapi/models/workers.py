@@ -35,6 +35,11 @@ class Worker(Numbered):
     name: Mapped[str]
     host: Mapped[str]
     version: Mapped[str | None]
+    queues: Mapped[list[str] | None]
+    slots: Mapped[int | None]
+    cpus: Mapped[float | None]
+    memory: Mapped[int | None]
+    gpus: Mapped[int | None]
     heartbeat: Mapped[Time]
     health: Mapped[str] = mapped_column(default=Health.HEALTHY)
     faults: Mapped[int] = mapped_column(default=0)

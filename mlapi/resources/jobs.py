@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, File, Job, JobInput, JobParent, Run, User
+from mlapi.models import Attempt, Job, JobInput, JobOutput, JobParent, Run, User
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.workers import LIVES, NOBODY
@@ -16,7 +16,7 @@ from mlapi.resources.modules import ModuleFunction, functions, join_function, mo
 from mlapi.resources.tree import Linker, Part, Url
 
 jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
-parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, File.__table__.c
+parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, JobOutput.__table__.c
 
 OWNER = Reference(jobs.owner_id, sa.select(users.id))
 FUNCTION = Reference(jobs.function_id, sa.select(functions.id).select_from(ModuleFunction.source))
@@ -83,7 +83,7 @@ def _linked(
 _links = sa.union_all(
     _linked("after", parents.parent_id, parents.parent_id, parents.job_id),
     _linked("inputs", inputs.file_id, inputs.number, inputs.job_id),
-    _linked("outputs", outputs.id, outputs.id, outputs.job_id),
+    _linked("outputs", outputs.file_id, outputs.number, outputs.job_id),
 ).subquery()
 _LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
 """The parents, inputs and outputs of a job, in order."""

@@ -33,4 +33,4 @@ def update(pipeline: PipelineItem, request: Request) -> PipelineDocument:
 @pipeline.delete(permission=Permission.WRITE)
 def delete(pipeline: PipelineItem, request: Request) -> answers.Deletion:
     """Delete a pipeline with its tasks, runs, jobs and their output files; many runs in several transactions."""
-    return answers.deletion(**delete_pipeline(request.db, pipeline.id, request.commit_transaction))
+    return answers.deletion(**delete_pipeline(request.db, pipeline.id, request.settle))

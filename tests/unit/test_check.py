@@ -83,7 +83,10 @@ BREAKS = {
         ("DELETE FROM log_pieces", (1, 3, 0)),
     ],
     "I9 file {0} is an output of job {1}, which is {2}": [
-        ("UPDATE files SET job_id = 3 WHERE id = 2", (2, 3, "FAILED")),
+        ("UPDATE job_outputs SET job_id = 3", (2, 3, "FAILED")),
+    ],
+    "I9 file {0} was created by job {1}, but is not among its outputs": [
+        ("DELETE FROM job_outputs", (2, 1)),
     ],
     "I10 run {0} and its pipeline have different owners": [
         ("UPDATE pipelines SET owner_id = 2", (1,)),
@@ -96,6 +99,9 @@ BREAKS = {
     ],
     "I10 file {0} and its job {1} have different owners": [
         ("UPDATE files SET owner_id = 2 WHERE id = 2", (2, 1)),
+    ],
+    "I10 job {0} and its output {1} have different owners": [
+        ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1, 2)),
     ],
     "I10 run {0} has input file {1} of another owner": [
         ("UPDATE files SET owner_id = 2 WHERE id = 1", (1, 1)),

@@ -1,0 +1,97 @@
+"""Events: who did what to which resource, and when; written in the transaction of what they report."""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
+
+from mlapi.models.base import JsonObject, Numbered
+
+SERVICE = "service"
+"""The actor of a transaction for which nobody else is known."""
+
+
+class transaction_id(GenericFunction[int]):  # noqa: N801 - it is written as the SQL function that it is
+    """The id of the current transaction; 0 in SQLite, whose transactions commit in the order of their events."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+class oldest_transaction(GenericFunction[int]):  # noqa: N801 - it is written as the SQL function that it is
+    """The id of the oldest transaction that has not ended; all older ones are visible. 1 in SQLite."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(transaction_id, "sqlite")
+def _sqlite_transaction(_element: transaction_id, _compiler: SQLCompiler, **_options: object) -> str:
+    return "0"
+
+
+@compiles(oldest_transaction, "sqlite")
+def _sqlite_oldest(_element: oldest_transaction, _compiler: SQLCompiler, **_options: object) -> str:
+    return "1"
+
+
+@compiles(transaction_id, "postgresql")
+def _postgresql_transaction(_element: transaction_id, _compiler: SQLCompiler, **_options: object) -> str:
+    return "txid_current()"
+
+
+@compiles(oldest_transaction, "postgresql")
+def _postgresql_oldest(_element: oldest_transaction, _compiler: SQLCompiler, **_options: object) -> str:
+    return "txid_snapshot_xmin(txid_current_snapshot())"
+
+
+class Event(Numbered):
+    """An action on a resource: its kind and id, the run to which it belongs, and details.
+
+    Ids follow the order in which events were written, not the order of the commits: who reads all events after an id
+    must read only `settled` ones. Events outlive their resources.
+    """
+
+    __tablename__ = "events"
+    __table_args__ = (
+        sa.Index(None, "run_id", "id"),
+        sa.Index(None, "kind", "subject_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    actor: Mapped[str]
+    action: Mapped[str]
+    kind: Mapped[str]
+    subject_id: Mapped[int]
+    run_id: Mapped[int | None]
+    data: Mapped[JsonObject]
+    transaction_id: Mapped[int] = mapped_column(default=transaction_id())
+
+
+settled: sa.ColumnElement[bool] = Event.transaction_id < oldest_transaction()
+"""The condition for events before which no other event can appear any more."""
+
+
+def record(db: Session, action: str, kind: str, subject_id: int, run_id: int | None = None, **data: object) -> None:
+    """Record an action of the actor of the session on a resource."""
+    record_all(db, action, kind, [(subject_id, run_id)], **data)
+
+
+def record_all(db: Session, action: str, kind: str, subjects: Iterable[tuple[int, int | None]], **data: object) -> None:
+    """Record the same action on several resources `(id, run)` of a kind."""
+    actor = actor_of(db)
+    rows = [
+        {"actor": actor, "action": action, "kind": kind, "subject_id": subject_id, "run_id": run_id, "data": data}
+        for subject_id, run_id in subjects
+    ]
+    if rows:
+        db.execute(sa.insert(Event), rows)
+
+
+def actor_of(db: Session) -> str:
+    """Who acts in a session, such as `user:ada` or `worker:host`; `db.info["actor"]` is that, or a function of it."""
+    actor = db.info.get("actor", SERVICE)
+    return str(actor() if callable(actor) else actor)
