@@ -58,7 +58,7 @@ def upgrade() -> None:
 
     op.create_table('queues',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
-    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('name', sa.Text(), nullable=True),
     sa.Column('description', sa.Text(), nullable=False),
     sa.Column('locked', sa.Boolean(), nullable=False),
     sa.Column('job_limit', sa.BigInteger(), nullable=True),
