@@ -79,6 +79,7 @@ def upgrade() -> None:
     sa.Column('pipeline_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('owner_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
     sa.Column('idempotency_key', sa.Text(), nullable=True),
+    sa.Column('request_digest', sa.Text(), nullable=True),
     sa.Column('axes', sa.JSON(none_as_null=True), nullable=False),
     sa.Column('run_count', sa.BigInteger(), nullable=False),
     sa.Column('created', sa.DateTime(), nullable=False),
@@ -156,6 +157,7 @@ def upgrade() -> None:
         batch.create_index(op.f('ix_jobs_reuse_key_id'), ['reuse_key', 'id'], unique=False)
         batch.create_index(op.f('ix_jobs_reused_from_id'), ['reused_from_id'], unique=False)
     with changed('runs') as batch:
+        batch.add_column(sa.Column('request_digest', sa.Text(), nullable=True))
         batch.add_column(sa.Column('grid_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True))
         batch.add_column(sa.Column('rerun_of_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True))
         batch.add_column(sa.Column('changes', sa.JSON(none_as_null=True), nullable=True))
@@ -203,6 +205,7 @@ def downgrade() -> None:
         batch.drop_column('changes')
         batch.drop_column('rerun_of_id')
         batch.drop_column('grid_id')
+        batch.drop_column('request_digest')
 
     with changed('jobs') as batch:
         batch.drop_constraint(op.f('fk_jobs_queue_id_queues'), type_='foreignkey')

@@ -5,6 +5,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from mlapi.models.base import JsonList, Numbered
 
+COMBINATIONS = 1000
+"""Maximum number of runs of a grid."""
+
+AXES = 10
+"""Maximum number of axes of a grid."""
+
 
 class Grid(Numbered):
     """A group of runs that were started together. `axes` are the arguments that vary, with their values."""
@@ -20,5 +26,6 @@ class Grid(Numbered):
     pipeline_id: Mapped[int] = mapped_column(sa.ForeignKey("pipelines.id"))
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
     idempotency_key: Mapped[str | None]
+    request_digest: Mapped[str | None]
     axes: Mapped[JsonList]
     run_count: Mapped[int]

@@ -6,7 +6,7 @@ status, by compare-and-set in SQL.
 
 import enum
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -16,7 +16,11 @@ from mlapi.errors import Conflict, Gone
 from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
+from mlapi.models.patterns import Named, choose
 from mlapi.models.queues import DEFAULT_ID
+
+IDS = 10_000
+"""Maximum number of ids in a statement; PostgreSQL takes 65,535 parameters, SQLite 32,766."""
 
 
 class Status(enum.StrEnum):
@@ -31,20 +35,20 @@ class Status(enum.StrEnum):
     FINISHED = "FINISHED"
     """The function succeeded; outputs and metrics are recorded."""
     FAILED = "FAILED"
-    """The function failed, or the worker was lost in too many attempts."""
+    """The function failed or does not accept its inputs, or the worker was lost in too many attempts."""
     CANCELLED = "CANCELLED"
     """Cancelled by a user, or because a parent did not finish."""
 
 
 MOVES: dict[Status, frozenset[Status]] = {
-    Status.PENDING: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.PENDING: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
     Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.QUEUED}),
     Status.FINISHED: frozenset(),
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
-"""The allowed transitions; RUNNING returns to QUEUED if the worker is lost."""
+"""The allowed transitions; RUNNING returns to QUEUED if the worker is lost, PENDING fails if the inputs do not fit."""
 
 TERMINAL = frozenset(status for status, moves in MOVES.items() if not moves)
 """The states without further transitions."""
@@ -173,11 +177,11 @@ def add_inputs(db: Session, job_ids: Sequence[int], files: Sequence[tuple[int, s
         for number, ((file_id, _), name) in enumerate(zip(files, names, strict=True), 1)
     ]
     db.execute(sa.insert(JobInput), rows)
-    if others:
+    for start in range(0, len(others), IDS):
         columns = ["job_id", "number", "file_id", "name"]
         copied = (
             sa.select(Job.id, JobInput.number, JobInput.file_id, JobInput.name)
-            .join_from(JobInput, Job, Job.id.in_(others))
+            .join_from(JobInput, Job, Job.id.in_(others[start : start + IDS]))
             .where(JobInput.job_id == first)
         )
         db.execute(sa.insert(JobInput).from_select(columns, copied))
@@ -215,35 +219,58 @@ _LOCK: sa.Select[int] = (
 def advance(db: Session, run_id: int) -> None:
     """Queue the pending jobs of a run whose parents have all finished; cancel those with a parent that cannot finish.
 
-    A job takes the outputs of its parents in the order of the parents, whichever of them finished first.
+    A job takes the outputs of its parents in the order of the parents, whichever of them finished first. It fails if
+    its function does not accept them. The number of statements does not depend on the number of jobs, except that
+    there is one for each reason, and for each choice of inputs.
     """
     jobs = {job.id: job for job in db.execute(_JOBS, {"run_id": run_id})}
     status = {job.id: job.status for job in jobs.values()}
     parents: dict[int, list[int]] = {}
     for job_id, parent_id in db.execute(_PARENTS, {"run_id": run_id}):
         parents.setdefault(job_id, []).append(parent_id)
-    ready: dict[tuple[int, ...], list[int]] = {}
-    for job_id in jobs:  # In order of position, so that parents come first.
-        if status[job_id] != Status.PENDING:
-            continue
-        failed = [parent for parent in parents.get(job_id, []) if status[parent] in (Status.FAILED, Status.CANCELLED)]
-        if failed:
-            parent = jobs[failed[0]]
-            reason = f"Not run: parent job {parent.id} ({parent.function}) is {status[parent.id]}."
-            move(db, Status.CANCELLED, Job.id == job_id, reason=reason, ended=clock())
+    pending = [job_id for job_id in jobs if status[job_id] == Status.PENDING]  # In order: parents come first.
+    ready = {job_id for job_id in pending if all(status[each] == Status.FINISHED for each in parents.get(job_id, []))}
+    outputs = _outputs(db, {parent for job_id in ready for parent in parents.get(job_id, [])})
+    ended: dict[tuple[Status, str], list[int]] = {}
+    chosen: dict[tuple[Named, ...], list[int]] = {}
+    for job_id in pending:
+        job, reason = jobs[job_id], None
+        if job_id in ready:
+            sources = {jobs[parent].position: outputs.get(parent, []) for parent in parents.get(job_id, [])}
+            files = choose(job.patterns, sources)
+            if (problem := job.Function.problem_with_files([file.name for file in files])) is None:
+                chosen.setdefault(tuple(files), []).append(job_id)
+            else:
+                status[job_id], reason = Status.FAILED, f"Not run: {problem}"
+        elif unfit := [
+            parent for parent in parents.get(job_id, []) if status[parent] in (Status.FAILED, Status.CANCELLED)
+        ]:
+            parent = jobs[unfit[0]]
+            reason = f"Not run: parent job {parent.id} ({parent.Function.name}) is {status[parent.id]}."
             status[job_id] = Status.CANCELLED
-        elif all(status[parent] == Status.FINISHED for parent in parents.get(job_id, [])):
-            ready.setdefault(tuple(parents.get(job_id, [])), []).append(job_id)
-    for parent_ids, job_ids in ready.items():
-        outputs = sa.select(File.id, File.name).select_from(JobOutput)
-        outputs = outputs.join(File, JobOutput.file_id == File.id).join(Job, JobOutput.job_id == Job.id)
-        outputs = outputs.where(JobOutput.job_id.in_(parent_ids)).order_by(Job.position, JobOutput.number)
-        add_inputs(db, job_ids, [(file.id, file.name) for file in db.execute(outputs)])
-        move(db, Status.QUEUED, Job.id.in_(job_ids), queued=clock())
+        if reason is not None:
+            ended.setdefault((status[job_id], reason), []).append(job_id)
+    for (to, reason), job_ids in ended.items():
+        move(db, to, Job.id.in_(job_ids), reason=reason, ended=clock())
+    for taken, job_ids in chosen.items():
+        add_inputs(db, job_ids, taken)
+    if chosen:
+        move(db, Status.QUEUED, Job.id.in_([each for ids in chosen.values() for each in ids]), queued=clock())
+
+
+def _outputs(db: Session, job_ids: Collection[int]) -> dict[int, list[Named]]:
+    """The output files of jobs, in order."""
+    found: dict[int, list[Named]] = {}
+    if job_ids:
+        query = sa.select(JobOutput.job_id, File.id, File.name).join(File, JobOutput.file_id == File.id)
+        query = query.where(JobOutput.job_id.in_(job_ids)).order_by(JobOutput.job_id, JobOutput.number)
+        for job_id, file_id, name in db.execute(query):
+            found.setdefault(job_id, []).append(Named(file_id, name))
+    return found
 
 
 _JOBS = (
-    sa.select(Job.id, Job.status, Function.name.label("function"))
+    sa.select(Job.id, Job.position, Job.status, Job.patterns, Function)
     .join(Function, Job.function_id == Function.id)
     .where(Job.run_id == sa.bindparam("run_id"))
     .order_by(Job.position)

@@ -1,18 +1,23 @@
 """Pipelines: graphs of tasks in topological order."""
 
-from collections.abc import Collection, Mapping
-from typing import TypedDict, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, TypedDict, Unpack, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from mlapi.errors import Conflict, FieldErrors, Gone
+from mlapi.models import queues
 from mlapi.models.base import JsonList, JsonObject, Numbered
 from mlapi.models.modules import Function, FunctionKey, find_function
 from mlapi.models.options import check_arguments
+from mlapi.models.patterns import ALL
 
 TASKS = 100
 """Maximum number of tasks in a pipeline."""
+
+NOT_PARENT = "Must name parents of the task only."
+"""The error of patterns for the outputs of another task."""
 
 
 class Pipeline(Numbered):
@@ -91,14 +96,29 @@ def change(db: Session, pipeline_id: int, changes: PipelineChanges) -> None:
     db.flush()
 
 
-class TaskChanges(TypedDict, total=False):
+class JobSettings(TypedDict, total=False):
+    """How a job is executed, as a task or a run says; None leaves it to the queue or the settings of the service.
+
+    `queue` is a name. `inputs` maps ids of parent tasks as text, or `patterns.ALL`, to patterns.
+    """
+
+    queue: str | None
+    timeout: float | None
+    attempts: int | None
+    priority: int | None
+    resources: JsonObject | None
+    inputs: JsonObject | None
+    retry_on: JsonList | None
+    reuse: bool | None
+
+
+class TaskChanges(JobSettings, total=False):
     """The parts of a task that can be changed."""
 
     function: FunctionKey
     arguments: Mapping[str, object]
     after: list[int] | None
     position: int
-    timeout: float | None
 
 
 _tasks = Task.__table__.c
@@ -114,12 +134,13 @@ def insert_task(
     arguments: Mapping[str, object],
     after: list[int] | None = None,
     position: int | None = None,
-    timeout: float | None = None,
+    **settings: Unpack[JobSettings],
 ) -> int:
     """Insert a task at `position`, by default at the end; the tasks from there on move down. Returns its id.
 
-    Raises `Conflict` if the pipeline is full, and `Invalid` with all errors: an unknown function, arguments that do
-    not match its options, a position out of range, and parents in `after` that are not earlier tasks.
+    Raises `Conflict` if the pipeline is full, and `Invalid` with all errors: an unknown function or queue, arguments
+    that do not match its options, a position out of range, parents in `after` that are not earlier tasks, and patterns
+    for tasks that are not parents.
     """
     Pipeline.lock(db, pipeline_id)
     order = list(db.scalars(_ORDER, {"pipeline": pipeline_id}))
@@ -132,6 +153,8 @@ def insert_task(
         checked = check_arguments(signature.options, arguments)
     in_range = _check_position(errors, place, len(order) + 1)
     _check_after(errors, "after", after, order[: place - 1] if in_range else order)
+    columns = _columns(db, errors, settings)
+    _check_inputs(errors, settings.get("inputs"), after, order[: place - 1])
     errors.raise_all()
     renumber(db, order[place - 1 :], place + 1)
     values = {
@@ -140,7 +163,7 @@ def insert_task(
         "function_id": signature.id,
         "arguments": checked,
         "after": after,
-        "timeout": timeout,
+        **columns,
     }
     return int(db.execute(_INSERT, values).scalar_one())
 
@@ -160,12 +183,41 @@ def change_task(db: Session, task_id: int, changes: TaskChanges) -> None:
                 signature = find_function(db, changes["function"])
             arguments = check_arguments(signature.options, arguments)
     order = _check_order(errors, tasks, task, changes)
+    after = changes.get("after", task.after)
+    columns = _columns(db, errors, changes)
+    if "inputs" in changes:
+        _check_inputs(errors, changes["inputs"], after, order[: order.index(task_id)])
     errors.raise_all()
-    task.function_id, task.arguments = signature.id, dict(arguments)
-    task.after, task.timeout = changes.get("after", task.after), changes.get("timeout", task.timeout)
+    task.function_id, task.arguments, task.after = signature.id, dict(arguments), after
+    for name, value in columns.items():
+        setattr(task, name, value)
     db.flush()
     if "position" in changes:
         renumber(db, order, 1)
+
+
+def _columns(db: Session, errors: FieldErrors, settings: JobSettings) -> dict[str, object]:
+    """The columns of a task for these settings; adds an error if the queue does not exist."""
+    columns: dict[str, object] = {name: settings[name] for name in _SETTINGS if name in settings}
+    if "queue" in settings:
+        name = settings["queue"]
+        columns["queue_id"] = None if name is None else queues.ids(db, [name]).get(name)
+        if name is not None and columns["queue_id"] is None:
+            errors.add("queue", "Queue not found.")
+    return columns
+
+
+_SETTINGS: Final = ("timeout", "attempts", "priority", "resources", "inputs", "retry_on", "reuse")
+"""The settings of jobs that are columns of tasks."""
+
+
+def _check_inputs(
+    errors: FieldErrors, inputs: JsonObject | None, after: list[int] | None, earlier: Sequence[int]
+) -> None:
+    """Add an error if there are patterns for a task that is not a parent."""
+    own = earlier[-1:] if after is None else after
+    if inputs is not None and not inputs.keys() <= {ALL, *map(str, own)}:
+        errors.add("inputs", NOT_PARENT)
 
 
 def locked_tasks(db: Session, task_id: int) -> tuple[Task, list[Task]]:

@@ -1,5 +1,9 @@
 """Runs: executions of a pipeline over files; a run and all its jobs are created in one transaction."""
 
+import hashlib
+import json
+from typing import NamedTuple, TypeVar
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -7,8 +11,15 @@ from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, FieldErrors
 from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
 from mlapi.models.files import File
+from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, move
+from mlapi.models.modules import Function
+from mlapi.models.patterns import RUN, Named, choose
 from mlapi.models.pipelines import Pipeline, Task, parents
+from mlapi.models.plans import Plan, RunOptions, plan
+
+NO_OPTIONS = RunOptions()
+"""The options of a run that chooses nothing."""
 
 
 class Run(Numbered):
@@ -30,6 +41,7 @@ class Run(Numbered):
     pipeline_id: Mapped[int] = mapped_column(sa.ForeignKey("pipelines.id"))
     owner_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
     idempotency_key: Mapped[str | None]
+    request_digest: Mapped[str | None]
     task_count: Mapped[int]
     grid_id: Mapped[int | None] = mapped_column(sa.ForeignKey("grids.id"))
     rerun_of_id: Mapped[int | None] = mapped_column(sa.ForeignKey("runs.id", ondelete="SET NULL"), index=True)
@@ -47,89 +59,171 @@ class RunFile(Base):
     file_id: Mapped[int] = mapped_column(sa.ForeignKey("files.id"))
 
 
-def start(db: Session, pipeline_id: int, file_ids: list[int], key: str | None = None) -> tuple[Run, bool]:
+def start(
+    db: Session, pipeline_id: int, file_ids: list[int], key: str | None = None, options: RunOptions = NO_OPTIONS
+) -> tuple[Run, bool]:
     """Create a run and all its jobs; returns the run and whether it is new: the same `key` returns the same run.
 
-    Raises `Conflict` if the pipeline is disabled or has no tasks, or if the key was used with other files;
-    `Invalid` for a file that is not the owner's or that the function of a first task does not accept.
+    Raises `Conflict` if the pipeline is disabled or has no tasks, if a queue is locked, or if the key was used for
+    another request; `Invalid` for a file that is not the owner's or that the function of a first task does not accept,
+    and for changes that do not fit the tasks.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
-    if key is not None and (existing := _run_of_key(db, pipeline_id, key, file_ids)) is not None:
+    digest = request_digest(key, file_ids, options)
+    if (existing := of_key(db, Run, pipeline_id, key, digest)) is not None:
         return existing, False
+    prepared = prepare(db, pipeline, file_ids, options)
+    columns = {"idempotency_key": key, "request_digest": digest}
+    [run] = create(db, prepared, [(changes_of(options, prepared.plans), prepared.plans)], **columns)
+    return run, True
+
+
+class Prepared(NamedTuple):
+    """What the runs of one request have in common: the plans of their jobs, the parents of the jobs, and the files."""
+
+    pipeline: Pipeline
+    tasks: list[Task]
+    parents: list[list[int]]
+    plans: list[Plan]
+    files: list[Named]
+
+
+def prepare(db: Session, pipeline: Pipeline, file_ids: list[int], options: RunOptions) -> Prepared:
+    """Check the request of a run, and plan its jobs. Raises as `start` does."""
     if not pipeline.enabled:
         raise Conflict("The pipeline is disabled.")
     tasks = pipeline.tasks(db)
     if not tasks:
         raise Conflict("The pipeline has no tasks.")
     dependencies = parents(tasks)
-    first = [task for task, earlier in zip(tasks, dependencies, strict=True) if not earlier]
-    files = _input_files(db, pipeline.owner_id, file_ids, first)
-    run = Run(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, task_count=len(tasks))
-    db.add(run)
-    db.flush()
-    if files:
-        rows = [{"run_id": run.id, "position": index, "file_id": file_id} for index, (file_id, _) in enumerate(files)]
-        db.execute(sa.insert(RunFile), rows)
-    _create_jobs(db, run, tasks, dependencies, files)
-    return run, True
+    errors = FieldErrors()
+    plans: list[Plan] = []
+    files: list[Named] = []
+    with errors.collect():
+        plans = plan(db, tasks, dependencies, options)
+    with errors.collect():
+        files = find_files(db, pipeline.owner_id, file_ids)
+    errors.raise_all()
+    functions = [task.function for task in tasks]
+    check_files(plans, dependencies, functions, files)
+    return Prepared(pipeline, tasks, dependencies, plans, files)
 
 
-def _run_of_key(db: Session, pipeline_id: int, key: str, file_ids: list[int]) -> Run | None:
-    run = db.scalar(sa.select(Run).where(Run.pipeline_id == pipeline_id, Run.idempotency_key == key))
-    if run is None:
+def request_digest(key: str | None, *request: object) -> str | None:
+    """The digest of a request with an Idempotency-Key, by which its repetition is recognized."""
+    if key is None:
         return None
-    files = sa.select(RunFile.file_id).where(RunFile.run_id == run.id).order_by(RunFile.position)
-    if list(db.scalars(files)) != file_ids:
-        raise Conflict("This Idempotency-Key was used for a run over other files.")
-    return run
+    return hashlib.sha256(json.dumps(request, sort_keys=True, default=vars).encode()).hexdigest()
 
 
-def _input_files(db: Session, owner_id: int, file_ids: list[int], first_tasks: list[Task]) -> list[tuple[int, str]]:
-    """The files `(id, name)` with these ids. Raises `Invalid` unless they exist and the first tasks accept them."""
+Keyed = TypeVar("Keyed", Run, Grid)
+
+
+def of_key(db: Session, kind: type[Keyed], pipeline_id: int, key: str | None, digest: str | None) -> Keyed | None:
+    """The run or grid that was started with this key. Raises `Conflict` if the key was used for another request."""
+    if key is None:
+        return None
+    for table in (Run, Grid):
+        found = db.scalar(sa.select(table).where(table.pipeline_id == pipeline_id, table.idempotency_key == key))
+        if isinstance(found, kind) and found.request_digest in (digest, None):  # None: older than digests.
+            return found
+        if found is not None:
+            raise Conflict("This Idempotency-Key was used for another request.")
+    return None
+
+
+def find_files(db: Session, owner_id: int, file_ids: list[int]) -> list[Named]:
+    """The files with these ids. Raises `Invalid` unless they exist and belong to the owner."""
     errors = FieldErrors()
     found = File.names(db, owner_id, file_ids)
     for index, file_id in enumerate(file_ids):
         if file_id not in found:
             errors.add(f"files.{index}", "File not found.")
     errors.raise_all()
-    files = [(file_id, found[file_id]) for file_id in file_ids]
-    for function in {task.function_id: task.function for task in first_tasks}.values():
-        if problem := function.problem_with_files([name for _, name in files]):
+    return [Named(file_id, found[file_id]) for file_id in file_ids]
+
+
+def check_files(plans: list[Plan], parents: list[list[int]], functions: list[Function], files: list[Named]) -> None:
+    """Raise `Invalid` unless the functions of the first jobs accept what they take of the files of the run."""
+    errors = FieldErrors()
+    for each, earlier, function in zip(plans, parents, functions, strict=True):
+        names = [] if earlier else [file.name for file in choose(each["patterns"], {RUN: files})]
+        if not earlier and (problem := function.problem_with_files(names)):
             errors.add("files", problem)
     errors.raise_all()
-    return files
+
+
+def create(
+    db: Session, prepared: Prepared, runs: list[tuple[JsonObject | None, list[Plan]]], **columns: object
+) -> list[Run]:
+    """Create runs of the same graph over the same files, each from its changes and the plans of its jobs.
+
+    The number of statements does not depend on the number of runs, except that rows are inserted a thousand at a time.
+    """
+    pipeline, _, graph, _, files = prepared
+    of_all = {"pipeline_id": pipeline.id, "owner_id": pipeline.owner_id, "task_count": len(graph), **columns}
+    rows = [{**of_all, "changes": changes} for changes, _ in runs]
+    created = list(db.scalars(sa.insert(Run).returning(Run, sort_by_parameter_order=True), rows))
+    if files:
+        positions = [
+            {"run_id": created[0].id, "position": index, "file_id": file.id} for index, file in enumerate(files)
+        ]
+        db.execute(sa.insert(RunFile), positions)
+    if files and len(created) > 1:
+        others = Run.id.in_([run.id for run in created[1:]])
+        copied = sa.select(Run.id, RunFile.position, RunFile.file_id).join_from(RunFile, Run, others)
+        copied = copied.where(RunFile.run_id == created[0].id)
+        db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
+    _create_jobs(db, created, [plans for _, plans in runs], graph, files)
+    return created
 
 
 def _create_jobs(
-    db: Session, run: Run, tasks: list[Task], dependencies: list[list[int]], files: list[tuple[int, str]]
+    db: Session, runs: list[Run], planned: list[list[Plan]], graph: list[list[int]], files: list[Named]
 ) -> None:
-    jobs = [
+    rows = [
         {
+            **each,
             "run_id": run.id,
             "pipeline_id": run.pipeline_id,
             "owner_id": run.owner_id,
-            "task_id": task.id,
-            "position": position,
-            "function_id": task.function_id,
-            "arguments": task.arguments,
-            "timeout": task.timeout,
             "status": Status.PENDING if earlier else Status.QUEUED,
             "queued": None if earlier else run.created,
             "created": run.created,
         }
-        for position, (task, earlier) in enumerate(zip(tasks, dependencies, strict=True), 1)
+        for run, plans in zip(runs, planned, strict=True)
+        for each, earlier in zip(plans, graph, strict=True)
     ]
-    db.execute(sa.insert(Job), jobs)
+    ids = list(db.scalars(sa.insert(Job).returning(Job.id, sort_by_parameter_order=True), rows))
     wake_schedulers(db)
-    ids = db.scalars(sa.select(Job.id).where(Job.run_id == run.id).order_by(Job.position)).all()
+    size = len(graph)
     pairs = [
-        {"job_id": job_id, "parent_id": ids[index]}
-        for job_id, earlier in zip(ids, dependencies, strict=True)
-        for index in earlier
+        {"job_id": ids[first + index], "parent_id": ids[first + parent]}
+        for first in range(0, len(ids), size)
+        for index, earlier in enumerate(graph)
+        for parent in earlier
     ]
     if pairs:
         db.execute(sa.insert(JobParent), pairs)
-    add_inputs(db, [job_id for job_id, earlier in zip(ids, dependencies, strict=True) if not earlier], files)
+    chosen: dict[tuple[Named, ...], list[int]] = {}
+    for index, earlier in enumerate(graph):
+        if not earlier:
+            taken = tuple(choose(planned[0][index]["patterns"], {RUN: files}))
+            chosen.setdefault(taken, []).extend(ids[index::size])
+    for taken, job_ids in chosen.items():
+        add_inputs(db, job_ids, taken)
+
+
+def changes_of(options: RunOptions, plans: list[Plan]) -> JsonObject | None:
+    """The changes of a run as they are stored: those of jobs by their positions."""
+    positions = {each["task_id"]: each["position"] for each in plans}
+    changes: JsonObject = {
+        name: value
+        for name, value in (("queue", options.queue), ("priority", options.priority), ("reuse", options.reuse))
+        if value is not None
+    }
+    jobs: list[object] = [{"position": positions[task], **changed} for task, changed in options.tasks if changed]
+    return {**changes, **({"jobs": jobs} if jobs else {})} or None
 
 
 def cancel(db: Session, run_id: int) -> None:

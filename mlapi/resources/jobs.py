@@ -5,8 +5,8 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, Job, JobInput, JobOutput, JobParent, Run, User
-from mlapi.models.base import JsonObject
+from mlapi.models import Attempt, Job, JobInput, JobOutput, JobParent, Queue, Run, User
+from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.workers import LIVES, NOBODY
 from mlapi.prepared import fetch
@@ -15,7 +15,7 @@ from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Part, Url
 
-jobs, runs, users = Job.__table__.c, Run.__table__.c, User.__table__.c
+jobs, runs, users, queues = Job.__table__.c, Run.__table__.c, User.__table__.c, Queue.__table__.c
 parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, JobOutput.__table__.c
 
 OWNER = Reference(jobs.owner_id, sa.select(users.id))
@@ -50,13 +50,27 @@ class JobSummary(TypedDict):
     ended: datetime.datetime | None
 
 
+class Resources(TypedDict):
+    """What a job needs of its worker; `memory` is in bytes."""
+
+    cpus: float | None
+    memory: int | None
+    gpus: int | None
+
+
 class JobDocument(JobSummary):
-    """A job."""
+    """A job. `patterns` select its inputs from the files of its parents, by their positions, or `*` for all."""
 
     task: Url | None
     after: list[Url]
     arguments: JsonObject
+    queue: Url | None
+    priority: int
     timeout: float | None
+    attempt_limit: int | None
+    resources: Resources
+    patterns: JsonObject | None
+    retry_on: JsonList | None
     failures: int
     cancel_requested: bool
     inputs: list[Url]
@@ -113,11 +127,24 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.task_id, "task", detail=True),
         Field(jobs.arguments, detail=True),
         Field(jobs.metrics, detail=True),
+        Field(queues.name, "queue", detail=True),
+        Field(-jobs.rank, "priority", detail=True),
         Field(jobs.timeout, detail=True),
+        Field(jobs.attempts, "attempt_limit", detail=True),
+        Field(jobs.cpus, shown=False, detail=True),
+        Field(jobs.memory, shown=False, detail=True),
+        Field(jobs.gpus, shown=False, detail=True),
+        Field(jobs.patterns, detail=True),
+        Field(jobs.retry_on, detail=True),
         Field(jobs.failures, detail=True),
         Field(jobs.cancel_requested, detail=True),
     )
-    source = join_function(sa.join(Job.__table__, User.__table__, jobs.owner_id == users.id), jobs.function_id)
+    source = join_function(
+        sa.join(Job.__table__, User.__table__, jobs.owner_id == users.id).join(
+            Queue.__table__, jobs.queue_id == queues.id
+        ),
+        jobs.function_id,
+    )
     by = jobs.id
     within = jobs.run_id == runs.id
     owner = jobs.owner_id
@@ -154,7 +181,13 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "task": task,
             "after": [f"{summary['run']}/jobs/{job}" for job in linked["after"]],
             "arguments": row.arguments,
+            "queue": link("queue", queue=row.queue) if row.queue else None,
+            "priority": row.priority,
             "timeout": row.timeout,
+            "attempt_limit": row.attempt_limit,
+            "resources": {"cpus": row.cpus, "memory": row.memory, "gpus": row.gpus},
+            "patterns": row.patterns,
+            "retry_on": row.retry_on,
             "failures": row.failures,
             "cancel_requested": row.cancel_requested,
             "inputs": [link("file", user=row.owner, file=file) for file in linked["inputs"]],

@@ -7,8 +7,7 @@ from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.pages import Number
-from mlapi.schemas.tasks import OrNull
-from mlapi.schemas.types import List, Schema, Text, Whole
+from mlapi.schemas.types import List, OrNull, Schema, Text, Whole
 
 OUTPUTS = 1000
 """Maximum number of output files of a job."""

@@ -49,3 +49,32 @@ class Id(Link):
         own = row_id(keys.pop(self.kinds[0]))
         here = request.context.keys
         return own if own and all(str(here[name]) == key for name, key in keys.items() if name in here) else 0
+
+
+class AnyId(Link):
+    """The URL of an item of one of several kinds; deserializes to the kind and the id.
+
+    The id is 0, which no row has, if the URL is below another user than that of the request.
+    """
+
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
+        """Return the kind and the id, or raise `colander.Invalid` for any other text."""
+        keys = super().deserialize(node, cstruct)
+        if not isinstance(keys, dict):
+            return keys
+        request: Request = get_current_request()
+        kind = next(kind for kind in self.kinds if kind in keys)
+        foreign = "user" in keys and keys["user"] != str(request.context.keys.get("user", keys["user"]))
+        return kind, 0 if foreign else row_id(keys[kind]) or 0
+
+
+class NameOf(Link):
+    """The URL of an item that is identified by its name; deserializes to the name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
+        """Return the name, or raise `colander.Invalid` for any other text."""
+        keys = super().deserialize(node, cstruct)
+        return keys[self.kinds[0]] if isinstance(keys, dict) else keys

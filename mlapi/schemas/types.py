@@ -5,6 +5,7 @@ value of the wrong type must be an error instead.
 """
 
 import math
+from collections.abc import Callable
 from itertools import islice
 
 import colander
@@ -129,6 +130,35 @@ class List(colander.Sequence):
             if len(cstruct) > self.most:
                 raise colander.Invalid(node, f"Must have at most {self.most} items.")
         return super().deserialize(node, cstruct, accept_scalar)
+
+
+class OrNull(colander.SchemaType):
+    """A value of another type, or null."""
+
+    def __init__(self, kind: colander.SchemaType) -> None:
+        self.kind = kind
+
+    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
+        """Return None for null, else the value of the other type."""
+        return None if cstruct is None else self.kind.deserialize(node, cstruct)
+
+
+class OrNullList(List):
+    """A list, or null."""
+
+    def deserialize(self, node: colander.SchemaNode, cstruct: object, accept_scalar: bool | None = None) -> object:
+        """Return None for null, else the list."""
+        return None if cstruct is None else super().deserialize(node, cstruct, accept_scalar)
+
+
+def between(least: float, most: float) -> Callable[[colander.SchemaNode, float | None], None]:
+    """A validator of a number within bounds, or null."""
+
+    def validate(node: colander.SchemaNode, value: float | None) -> None:
+        if value is not None and not least <= value <= most:
+            raise colander.Invalid(node, f"Must be between {least} and {most}.")
+
+    return validate
 
 
 class Schema(colander.Schema):

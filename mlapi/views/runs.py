@@ -1,8 +1,11 @@
 """Runs: list, start, show, cancel, delete."""
 
+from typing import Any, cast
+
 from mlapi.http.request import Request
 from mlapi.models import runs as rules
 from mlapi.models.deletion import delete_run
+from mlapi.models.plans import Dependency, JobChanges, RunOptions, TaskOfRun
 from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, Runs
 from mlapi.schemas.headers import Idempotency
 from mlapi.schemas.runs import NewRun
@@ -20,9 +23,16 @@ all_runs.get(permission=Permission.READ, schema=answers.listing(AllRuns))(answer
 @runs.post(permission=Permission.WRITE, schema=Expects(body=NewRun(), headers=Idempotency()))
 def create(runs: Runs, request: Request) -> RunDocument:
     """Start a run over files. A repeated `Idempotency-Key` returns the existing run."""
-    key = request.validated["headers"]["Idempotency-Key"]
-    run, new = rules.start(request.db, runs.parent.id, request.validated["body"]["files"], key)
+    key, body = request.validated["headers"]["Idempotency-Key"], request.validated["body"]
+    run, new = rules.start(request.db, runs.parent.id, body["files"], key, options_of(body))
     return answers.created(runs[str(run.id)], request, new)
+
+
+def options_of(body: dict[str, Any]) -> RunOptions:
+    """The options in the body of a run."""
+    tasks = [TaskOfRun(task.pop("task"), cast("JobChanges", task)) for task in map(dict, body["tasks"])]
+    depends_on = [Dependency(*dependency) for dependency in body["depends_on"]]
+    return RunOptions(body["queue"], body["priority"], body["reuse"], tasks, depends_on)
 
 
 @run.delete(permission=Permission.WRITE)

@@ -7,10 +7,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mlapi.schemas.job_settings import Patterns
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Link
-from mlapi.schemas.tasks import OrNull, OrNullList
-from mlapi.schemas.types import Flag, List, Real, Text, Whole
+from mlapi.schemas.types import Flag, List, Object, OrNull, OrNullList, Real, Text, Whole
 from tests.support import World, is_problem, services
 from tests.work import count_calls
 
@@ -178,6 +178,8 @@ def accepts(kind, name, value):
         return kind.kind is None or isinstance(value, kind.kind)
     if isinstance(kind, Link):
         return False  # None of the values is a URL of this service.
+    if isinstance(kind, (Patterns, Object)):
+        return isinstance(value, (dict, list) if isinstance(kind, Patterns) else dict)
     taken = {Text: str, Whole: int, Real: (int, float), Flag: bool, List: list, OrNullList: list}[type(kind)]
     return isinstance(value, taken) and (isinstance(value, bool) <= (taken is bool))
 
