@@ -18,6 +18,9 @@ from mlapi.models.patterns import RUN, Named, choose
 from mlapi.models.pipelines import Pipeline, Task, parents
 from mlapi.models.plans import Plan, RunOptions, plan
 
+AT_ONCE = {"render_nulls": True}
+"""Execution options of an INSERT of many rows: without it, rows with other null columns are other statements."""
+
 NO_OPTIONS = RunOptions()
 """The options of a run that chooses nothing."""
 
@@ -158,12 +161,12 @@ def create(
 ) -> list[Run]:
     """Create runs of the same graph over the same files, each from its changes and the plans of its jobs.
 
-    The number of statements does not depend on the number of runs, except that rows are inserted a thousand at a time.
+    The number of statements does not depend on the number of runs.
     """
     pipeline, _, graph, _, files = prepared
     of_all = {"pipeline_id": pipeline.id, "owner_id": pipeline.owner_id, "task_count": len(graph), **columns}
     rows = [{**of_all, "changes": changes} for changes, _ in runs]
-    created = list(db.scalars(sa.insert(Run).returning(Run, sort_by_parameter_order=True), rows))
+    created = _insert(db, rows)
     if files:
         positions = [
             {"run_id": created[0].id, "position": index, "file_id": file.id} for index, file in enumerate(files)
@@ -176,6 +179,14 @@ def create(
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
     _create_jobs(db, created, [plans for _, plans in runs], graph, files)
     return created
+
+
+def _insert(db: Session, rows: list[dict[str, object]]) -> list[Run]:
+    """Insert runs, which have the same grid if there are several; their ids have the order of the rows."""
+    if len(rows) == 1:
+        return [db.scalars(sa.insert(Run).returning(Run), rows).one()]
+    db.execute(sa.insert(Run), rows, execution_options=AT_ONCE)
+    return list(db.scalars(sa.select(Run).where(Run.grid_id == rows[0]["grid_id"]).order_by(Run.id)))
 
 
 def _create_jobs(
@@ -194,7 +205,9 @@ def _create_jobs(
         for run, plans in zip(runs, planned, strict=True)
         for each, earlier in zip(plans, graph, strict=True)
     ]
-    ids = list(db.scalars(sa.insert(Job).returning(Job.id, sort_by_parameter_order=True), rows))
+    db.execute(sa.insert(Job), rows, execution_options=AT_ONCE)
+    own = sa.select(Job.id).where(Job.run_id.in_([run.id for run in runs]))
+    ids = db.scalars(own.order_by(Job.run_id, Job.position)).all()
     wake_schedulers(db)
     size = len(graph)
     pairs = [

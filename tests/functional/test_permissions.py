@@ -182,10 +182,11 @@ def test_a_body_cannot_set_other_columns(ada, helloworld, wsgi):
     before = rows(wsgi)
     for method, path, schema in services(wsgi, *METHODS):
         if schema is not None and schema.body is not None and path not in OPEN and path != f"{API}/users":
-            others = columns - {field.name for field in schema.body.children}
-            problem = is_problem(world.ask(method, path, json=dict.fromkeys(others, 1)), 422)
-            named = {error["name"] for error in problem["errors"] if error["description"] == "Unknown field."}
-            assert named == others, (method, path)
+            others = sorted(columns - {field.name for field in schema.body.children})
+            for part in (others[::2], others[1::2]):  # The errors of a response are limited.
+                problem = is_problem(world.ask(method, path, json=dict.fromkeys(part, 1)), 422)
+                named = {error["name"] for error in problem["errors"] if error["description"] == "Unknown field."}
+                assert named == set(part), (method, path)
     assert rows(wsgi) == before
 
 
