@@ -194,7 +194,9 @@ class World:
         pipelines = f"users/{root.name}/pipelines"
         pipeline = root("POST", pipelines, {"name": "p", "enabled": True}, status=201).json
         task = root("POST", pipeline["tasks"], {"function": helloworld}, status=201).json
-        run = root("POST", pipeline["runs"], {"files": [file["url"]]}, status=201).json
+        grid = [{"tasks": [task["url"]], "option": "greeting", "values": ["Hello"]}]
+        grid = root("POST", pipeline["runs"], {"files": [file["url"]], "grid": grid}, status=201).json
+        [run] = root("GET", grid["runs"], status=200).json["items"]
         with wsgi.registry.database.writing.begin() as session:
             claim = attempts.claim(session, "tests", 1, 60)[0]
             workers.beat(session, "tests", "here", "1")
@@ -203,6 +205,7 @@ class World:
             "file": file["id"],
             "pipeline": pipeline["id"],
             "task": task["id"],
+            "grid": grid["id"],
             "run": run["id"],
             "job": claim.job_id,
             "attempt": claim.attempt_id,

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from mlapi.errors import Conflict
+from mlapi.errors import Conflict, Gone
 from mlapi.models.attempts import Attempt, LogPiece
 from mlapi.models.base import Base, affected_rows
 from mlapi.models.files import File
+from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobInput, JobOutput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
@@ -110,22 +111,41 @@ def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -
     _check_runs(db, Run.pipeline_id == pipeline_id)
     pipeline.enabled = False
     db.flush()
-    deleted: Counter[str] = Counter()
-    while (oldest := _oldest_of_batch(db, pipeline_id)) is not None:
-        deleted.update(_delete_runs(db, sa.and_(Run.pipeline_id == pipeline_id, Run.id >= oldest)))
-        if not db.scalar(sa.select(sa.exists().where(Run.pipeline_id == pipeline_id))):
-            break
-        commit()
-        Pipeline.lock(db, pipeline_id)
+    deleted = _delete_in_batches(db, Run.pipeline_id == pipeline_id, lambda: Pipeline.lock(db, pipeline_id), commit)
+    deleted["grids"] = affected_rows(db, sa.delete(Grid).where(Grid.pipeline_id == pipeline_id))
     tasks = affected_rows(db, sa.delete(Task).where(Task.pipeline_id == pipeline_id))
     db.execute(sa.delete(Pipeline).where(Pipeline.id == pipeline_id))
-    return {"pipelines": 1, "tasks": tasks, "runs": 0, "jobs": 0, "files": 0} | deleted
+    return {"pipelines": 1, "tasks": tasks, "grids": 0, "runs": 0, "jobs": 0, "files": 0} | deleted
 
 
-def _oldest_of_batch(db: Session, pipeline_id: int) -> int | None:
+def delete_grid(db: Session, grid_id: int, commit: Callable[[], None]) -> dict[str, int]:
+    """Delete a grid with its runs, as `delete_run` does; many in several transactions, newest runs first."""
+    runs = Run.grid_id == grid_id
+    _check_runs(db, runs)
+    deleted = _delete_in_batches(db, runs, lambda: None, commit)
+    if not affected_rows(db, sa.delete(Grid).where(Grid.id == grid_id)):
+        raise Gone()
+    return {"grids": 1, "runs": 0, "jobs": 0, "files": 0} | deleted
+
+
+def _delete_in_batches(
+    db: Session, runs: sa.ColumnElement[bool], lock: Callable[[], None], commit: Callable[[], None]
+) -> Counter[str]:
+    """Delete the runs that satisfy a condition, newest first; `lock` is called in each transaction after the first."""
+    deleted: Counter[str] = Counter()
+    while (oldest := _oldest_of_batch(db, runs)) is not None:
+        deleted.update(_delete_runs(db, sa.and_(runs, Run.id >= oldest)))
+        if not db.scalar(sa.select(sa.exists().where(runs))):
+            break
+        commit()
+        lock()
+    return deleted
+
+
+def _oldest_of_batch(db: Session, runs: sa.ColumnElement[bool]) -> int | None:
     """The id of the run with which a transaction that deletes the newest runs should end, or None without runs."""
     files = sa.select(sa.func.count()).where(RunFile.run_id == Run.id).scalar_subquery()
-    newest = sa.select(Run.id, Run.task_count * (1 + files)).where(Run.pipeline_id == pipeline_id)
+    newest = sa.select(Run.id, Run.task_count * (1 + files)).where(runs)
     oldest, total = None, 0
     for run_id, rows in db.execute(newest.order_by(Run.id.desc()).limit(RUNS)):
         total += rows
@@ -136,10 +156,12 @@ def _oldest_of_batch(db: Session, pipeline_id: int) -> int | None:
 
 
 def delete_task(db: Session, task_id: int) -> None:
-    """Delete a task; the tasks after it move up. Raises `Conflict` while another task names it in `after`."""
+    """Delete a task; the tasks after it move up. Raises `Conflict` while another task names it as a parent."""
     _, tasks = locked_tasks(db, task_id)
-    if dependents := [task.id for task in tasks if task.after and task_id in task.after]:
-        raise Conflict("Other tasks name this task in `after`; change them first.", tasks=dependents)
+    if dependents := [
+        task.id for task in tasks if task_id in (task.after or ()) or str(task_id) in (task.inputs or ())
+    ]:
+        raise Conflict("Other tasks name this task in `after` or `inputs`; change them first.", tasks=dependents)
     db.execute(sa.delete(Task).where(Task.id == task_id))
     renumber(db, [task.id for task in tasks if task.id != task_id], 1)
 

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
-from mlapi.errors import Conflict, FieldErrors
+from mlapi.errors import Conflict, FieldErrors, Invalid
 from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
+from mlapi.models.combinations import Axis, check_axes, combine
 from mlapi.models.files import File
-from mlapi.models.grids import Grid
+from mlapi.models.grids import ROWS, Grid
 from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, move
 from mlapi.models.modules import Function
 from mlapi.models.patterns import RUN, Named, choose
@@ -79,6 +82,38 @@ def start(
     columns = {"idempotency_key": key, "request_digest": digest}
     [run] = create(db, prepared, [(changes_of(options, prepared.plans), prepared.plans)], **columns)
     return run, True
+
+
+def start_grid(
+    db: Session,
+    pipeline_id: int,
+    file_ids: list[int],
+    axes: Sequence[Axis],
+    key: str | None = None,
+    options: RunOptions = NO_OPTIONS,
+) -> tuple[Grid, bool]:
+    """Create a run for each combination of the values of the axes; returns their grid and whether it is new.
+
+    Raises as `start` does, and `Invalid` for axes that do not fit the tasks, and for too many combinations or jobs.
+    """
+    pipeline = Pipeline.locked(db, pipeline_id)
+    digest = request_digest(key, file_ids, options, axes)
+    if (existing := of_key(db, Grid, pipeline_id, key, digest)) is not None:
+        return existing, False
+    prepared = prepare(db, pipeline, file_ids, options)
+    check_axes(prepared.tasks, axes)
+    changes = changes_of(options, prepared.plans)
+    combined = list(combine(prepared.tasks, prepared.plans, changes, axes))
+    first = sum(not earlier for earlier in prepared.parents)
+    rows = len(combined) * (len(prepared.plans) + (1 + first) * len(file_ids))
+    if rows > ROWS:
+        raise Invalid.field("grid", f"Has {rows} jobs and inputs of jobs in all runs; at most {ROWS} are possible.")
+    grid = Grid(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, request_digest=digest)
+    grid.axes, grid.run_count = [axis.as_json() for axis in axes], len(combined)
+    db.add(grid)
+    db.flush()
+    create(db, prepared, combined, grid_id=grid.id)
+    return grid, True
 
 
 class Prepared(NamedTuple):
@@ -245,23 +280,42 @@ def cancel(db: Session, run_id: int) -> None:
     Raises `Conflict` if the run has ended.
     """
     Run.lock(db, run_id)
-    waiting = sa.and_(Job.run_id == run_id, Job.status.in_([Status.PENDING, Status.QUEUED]))
-    moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
-    running = sa.update(Job).where(Job.run_id == run_id, Job.status == Status.RUNNING)
-    if not affected_rows(db, running.values(cancel_requested=True)) and not moved:
+    if not _cancel(db, Job.run_id == run_id):
         raise Conflict("The run has ended.")
+
+
+def cancel_grid(db: Session, grid_id: int) -> None:
+    """Cancel the jobs of all runs of a grid, as `cancel` does. Raises `Conflict` if all runs have ended."""
+    Run.lock_all(db, Run.grid_id == grid_id)
+    if not _cancel(db, Job.run_id.in_(sa.select(Run.id).where(Run.grid_id == grid_id))):
+        raise Conflict("All runs of the grid have ended.")
+
+
+def _cancel(db: Session, jobs: sa.ColumnElement[bool]) -> bool:
+    """Cancel jobs, whose runs must be locked; returns whether one had not ended."""
+    waiting = sa.and_(jobs, Job.status.in_([Status.PENDING, Status.QUEUED]))
+    moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
+    running = sa.update(Job).where(jobs, Job.status == Status.RUNNING)
+    return bool(affected_rows(db, running.values(cancel_requested=True)) or moved)
 
 
 def statuses(db: Session | sa.Connection, run_ids: list[int]) -> dict[int, dict[str, int]]:
     """The number of jobs in each status, for each run."""
-    query = (
-        sa.select(Job.run_id, Job.status, sa.func.count())
-        .where(Job.run_id.in_(run_ids))
-        .group_by(Job.run_id, Job.status)
-    )
-    counts: dict[int, dict[str, int]] = {run_id: {} for run_id in run_ids}
+    return {run_id: {} for run_id in run_ids} | _counts(db, Job.run_id.in_(run_ids))
+
+
+def statuses_of_grid(db: Session | sa.Connection, grid_id: int) -> dict[str, int]:
+    """The number of runs of a grid with each status."""
+    runs = sa.select(Run.id).where(Run.grid_id == grid_id)
+    return dict(Counter(str(status_of(counts)) for counts in _counts(db, Job.run_id.in_(runs)).values()))
+
+
+def _counts(db: Session | sa.Connection, jobs: sa.ColumnElement[bool]) -> dict[int, dict[str, int]]:
+    """The number of jobs in each status, by run."""
+    query = sa.select(Job.run_id, Job.status, sa.func.count()).where(jobs).group_by(Job.run_id, Job.status)
+    counts: dict[int, dict[str, int]] = {}
     for run_id, status, count in db.execute(query):
-        counts[run_id][status] = count
+        counts.setdefault(run_id, {})[status] = count
     return counts
 
 

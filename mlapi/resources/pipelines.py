@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from mlapi.models import Pipeline, User
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
+from mlapi.resources.grids import Grids
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.runs import Runs
 from mlapi.resources.tasks import Tasks
@@ -26,13 +27,14 @@ class PipelineDocument(TypedDict):
     created: datetime.datetime
     tasks: Url
     runs: Url
+    grids: Url
 
 
 class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
     """A pipeline: a named sequence or graph of tasks."""
 
     key = "pipeline"
-    children = {"tasks": Tasks, "runs": Runs}
+    children = {"tasks": Tasks, "runs": Runs, "grids": Grids}
     fields = Fields(
         Field(pipelines.id, sort=True),
         Field(pipelines.name, filter=Filter.LISTS),
@@ -57,6 +59,7 @@ class PipelineItem(OwnedItem[PipelineDocument, PipelineDocument]):
             "created": row.created,
             "tasks": f"{url}/tasks",
             "runs": f"{url}/runs",
+            "grids": f"{url}/grids",
         }
 
 

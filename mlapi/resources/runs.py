@@ -2,16 +2,18 @@
 
 import datetime
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import sqlalchemy as sa
 
 from mlapi.database import Reader
 from mlapi.models import Pipeline, Run, RunFile, User, runs
+from mlapi.models.base import JsonObject
 from mlapi.models.jobs import TERMINAL
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.jobs import Jobs
+from mlapi.resources.tasks import inputs_of
 from mlapi.resources.tree import Linker, Part, Url
 
 table, pipelines, users = Run.__table__.c, Pipeline.__table__.c, User.__table__.c
@@ -36,12 +38,14 @@ class RunSummary(TypedDict):
     jobs: Url
     status: str
     progress: Progress
+    grid: Url | None
 
 
 class RunDocument(RunSummary):
-    """A run."""
+    """A run. `changes` are what it changed of the tasks: for all jobs, and in `jobs` for single ones, by position."""
 
     files: list[Url]
+    changes: JsonObject | None
 
 
 class RunCancel(Part["RunItem"]):
@@ -58,6 +62,8 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
         Field(table.task_count, shown=False),
         Field(table.created),
+        Field(table.grid_id, "grid"),
+        Field(table.changes, detail=True),
         Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
     )
     source = sa.join(Run.__table__, User.__table__, table.owner_id == users.id)
@@ -70,7 +76,28 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         [summary] = summaries([self.row], self.link, self.request.reader)
         query = sa.select(RunFile.file_id).where(RunFile.run_id == self.id).order_by(RunFile.position)
         files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
-        return {**summary, "files": files}
+        return {**summary, "files": files, "changes": changes_of(self.row, self.link)}
+
+
+def changes_of(row: Row, link: Linker) -> JsonObject | None:
+    """The changes of a run, with URLs of queues and tasks instead of names and ids."""
+    if row.changes is None:
+        return None
+
+    def task(number: str) -> Url:
+        return link("task", user=row.owner, pipeline=row.pipeline, task=number)
+
+    def shown(changes: JsonObject) -> JsonObject:
+        found = dict(changes)
+        if changes.get("queue") is not None:
+            found["queue"] = link("queue", queue=changes["queue"])
+        if "inputs" in changes:
+            found["inputs"] = inputs_of(cast("JsonObject | None", changes["inputs"]), task)
+        if "jobs" in changes:
+            found["jobs"] = [shown(job) for job in cast("list[JsonObject]", changes["jobs"])]
+        return found
+
+    return shown(row.changes)
 
 
 def summaries(rows: Sequence[Row], link: Linker, reader: Reader) -> list[RunSummary]:
@@ -90,6 +117,7 @@ def summary(row: Row, counts: dict[str, int], link: Linker) -> RunSummary:
         "created": row.created,
         "jobs": f"{url}/jobs",
         "status": runs.status_of(counts),
+        "grid": link("grid", user=row.owner, pipeline=row.pipeline, grid=row.grid) if row.grid else None,
         "progress": {"jobs": row.task_count, "over": over, "statuses": counts},
     }
 

@@ -4,8 +4,10 @@ from typing import Any, cast
 
 from mlapi.http.request import Request
 from mlapi.models import runs as rules
+from mlapi.models.combinations import Axis
 from mlapi.models.deletion import delete_run
 from mlapi.models.plans import Dependency, JobChanges, RunOptions, TaskOfRun
+from mlapi.resources.grids import GridDocument, GridItem
 from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, Runs
 from mlapi.schemas.headers import Idempotency
 from mlapi.schemas.runs import NewRun
@@ -21,9 +23,13 @@ all_runs.get(permission=Permission.READ, schema=answers.listing(AllRuns))(answer
 
 
 @runs.post(permission=Permission.WRITE, schema=Expects(body=NewRun(), headers=Idempotency()))
-def create(runs: Runs, request: Request) -> RunDocument:
-    """Start a run over files. A repeated `Idempotency-Key` returns the existing run."""
+def create(runs: Runs, request: Request) -> RunDocument | GridDocument:
+    """Start a run over files, or with `grid`, one for each combination. A repeated `Idempotency-Key` starts nothing."""
     key, body = request.validated["headers"]["Idempotency-Key"], request.validated["body"]
+    if body["grid"]:
+        axes = [Axis(**axis) for axis in body["grid"]]
+        grid, new = rules.start_grid(request.db, runs.parent.id, body["files"], axes, key, options_of(body))
+        return answers.created(cast("GridItem", runs.parent["grids"][str(grid.id)]), request, new)
     run, new = rules.start(request.db, runs.parent.id, body["files"], key, options_of(body))
     return answers.created(runs[str(run.id)], request, new)
 
