@@ -39,6 +39,14 @@ def whole(value: str) -> int:
     return number
 
 
+def count(value: str) -> int:
+    """An integer that is not negative."""
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number
+
+
 def port_number(value: str) -> int:
     """A TCP port."""
     number = int(value)
@@ -203,6 +211,10 @@ class Settings:
         "service is on this machine (url) with the same data_dir, because then the service wakes the scheduler.",
     )
     slots: int = setting(whole, "2", "Number of jobs that this machine runs at the same time.")
+    queues: tuple[str, ...] = setting(
+        names, "*", "Names of the queues whose jobs this machine runs, separated by spaces; * for all."
+    )
+    gpus: int = setting(count, "0", "Number of GPUs of this machine that jobs may need.")
     worker: str = setting(text, socket.gethostname(), "Name of this machine as a worker.")
     module_python: str = setting(text, sys.executable, "Python interpreter that runs modules.")
 

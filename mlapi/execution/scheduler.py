@@ -1,6 +1,7 @@
 """The scheduler: claims queued jobs, submits their attempts to the executor, and detects lost workers."""
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from mlapi.errors import AttemptOver
 from mlapi.execution import leftovers
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
-from mlapi.models import Attempt, attempts, jobs, slots, workers
+from mlapi.models import Attempt, attempts, dispatch, slots, workers
 from mlapi.models.attempts import WORKER
 from mlapi.models.blobs import referenced
 from mlapi.models.jobs import Status
@@ -93,6 +94,7 @@ class Scheduler:
         self._pause = settings.scheduler_interval
         self._is_near = is_loopback(settings.url)
         self._faults = 0
+        self._offer = offer(settings)
         self._ended: dict[int, Ending] = {}
 
     def stop(self) -> None:
@@ -153,7 +155,7 @@ class Scheduler:
     def _beat(self) -> None:
         """Send the heartbeat of this worker."""
         with self._database.writing.begin() as db:
-            workers.beat(db, self._settings.worker, socket.gethostname(), mlapi.__version__)
+            workers.beat(db, self._settings.worker, socket.gethostname(), mlapi.__version__, self._offer)
         self._next_heartbeat = time.monotonic() + HEARTBEAT
 
     def _settle(self) -> None:
@@ -224,7 +226,7 @@ class Scheduler:
         """Claim jobs for the free slots; running attempts are counted in the database, which survives a restart."""
         worker = self._settings.worker
         with self._database.reading() as db:
-            if not jobs.waiting(db):
+            if not dispatch.waiting(db, worker):
                 return False
             allowed = slots.allowance(db, worker, self._settings.slots)
         self._log_health(allowed)
@@ -273,6 +275,12 @@ class Scheduler:
                 log.exception("The sweep failed. It is tried again in %g s.", pause)
             else:
                 log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)
+
+
+def offer(settings: Settings) -> workers.Offer:
+    """What this machine offers: the processors that the scheduler may use, and the physical memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return workers.Offer(list(settings.queues), settings.slots, os.cpu_count(), memory, settings.gpus)
 
 
 def _not_started(error: Exception) -> Ending:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import AttemptOver, Conflict
+from mlapi.models import dispatch
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.jobs import TERMINAL, Job, Status, advance, lock_run, move
 from mlapi.models.modules import Function
@@ -117,50 +118,55 @@ class Report:
 
 
 def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = False) -> list[Claim]:
-    """Claim up to `limit` queued jobs for a worker, oldest first, each under a lease of `lease` seconds.
+    """Claim up to `limit` of the next queued jobs for a worker, each under a lease of `lease` seconds.
 
     The trial of a failing worker prefers a job that is not at its last attempt a fault of this worker, to find out
     whether the machine or that job is the cause.
     """
-    if trial and (claims := _claim(db, worker, limit, lease, ~_failed_here(worker))):
+    dispatch.lock_limits(db, worker)
+    if trial and (claims := _claim(db, worker, limit, lease, lambda job: ~_failed_here(worker, job))):
         return claims
-    return _claim(db, worker, limit, lease, sa.true())
+    return _claim(db, worker, limit, lease)
 
 
-def _failed_here(worker: str) -> sa.ColumnElement[bool]:
+def _failed_here(worker: str, job: dispatch.Columns) -> sa.ColumnElement[bool]:
     """The condition that the last attempt of a job ended by a fault of this worker."""
-    last = sa.and_(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
+    last = sa.and_(Attempt.job_id == job.id, Attempt.number == job.attempt)
     return sa.exists().where(last, Attempt.worker == worker, Attempt.fault == WORKER)
 
 
-def _claim(db: Session, worker: str, limit: int, lease: float, condition: sa.ColumnElement[bool]) -> list[Claim]:
-    oldest = (
-        sa.select(Job.id)
-        .where(Job.status == Status.QUEUED, condition)
-        .order_by(Job.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("oldest")  # PostgreSQL runs it once; a subquery it might run again, and lock more rows than `limit`.
-    )
-    statement = (
-        sa.update(Job)
-        .where(Job.id.in_(sa.select(oldest.c.id)), Job.status == Status.QUEUED)
-        .values(
-            status=Status.RUNNING,
-            attempt=Job.attempt + 1,
-            reason=None,
-            started=clock(),
-            lease_until=clock(lease),
-        )
-        .returning(Job.id, Job.attempt, Job.timeout)
-    )
+def _claim(
+    db: Session,
+    worker: str,
+    limit: int,
+    lease: float,
+    condition: dispatch.Test | None = None,
+) -> list[Claim]:
+    claims: list[Claim] = []
+    lost: set[int] = set()  # Jobs that other workers claim at the same time.
+    while len(claims) < limit and (ids := dispatch.heads(db, worker, limit - len(claims), condition, lost)):
+        taken = _take(db, worker, ids, lease)
+        claims += taken
+        if len(taken) == len(ids):
+            break
+        lost.update(ids)
+    return sorted(claims)
+
+
+def _take(db: Session, worker: str, ids: list[int], lease: float) -> list[Claim]:
+    """Start an attempt of these jobs, except of those that are no longer queued or that others are changing."""
+    free = sa.select(Job.id).where(Job.id.in_(ids), Job.status == Status.QUEUED).with_for_update(skip_locked=True)
+    values = {"status": Status.RUNNING, "attempt": Job.attempt + 1, "reason": None}
+    times = {"started": clock(), "lease_until": clock(lease)}
+    # PostgreSQL runs the CTE once; a subquery it might run again.
+    statement = sa.update(Job).where(Job.id.in_(sa.select(free.cte().c.id))).values(**values, **times)
     claims = []
-    for job_id, number, timeout in db.execute(statement).all():
+    for job_id, number, timeout in db.execute(statement.returning(Job.id, Job.attempt, Job.timeout)).all():
         attempt = Attempt(job_id=job_id, number=number, worker=worker)
         db.add(attempt)
         db.flush()
         claims.append(Claim(job_id, attempt.id, number, timeout))
-    return sorted(claims)
+    return claims
 
 
 def held(fence: Fence) -> sa.ColumnElement[bool]:

@@ -302,8 +302,3 @@ def cancel(db: Session, job_id: int) -> None:
         if status is None:
             raise Gone()
         raise Conflict(f"The job has ended: it is {status}.")
-
-
-def waiting(db: Session | sa.Connection) -> bool:
-    """Whether a job is queued."""
-    return db.scalar(sa.select(Job.id).where(Job.status == Status.QUEUED).limit(1)) is not None

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict
 from mlapi.models.base import JsonObject, Numbered, check_slug, protect
 from mlapi.models.events import record
@@ -78,6 +79,7 @@ def change(db: Session, queue_id: int, changes: QueueChanges) -> None:
     for name, value in changes.items():
         setattr(queue, name, value)
     db.flush()
+    wake_schedulers(db)
     record(db, "change", "queue", queue_id, name=queue.name, changes=dict(changes))
 
 
@@ -87,6 +89,7 @@ def set_lock(db: Session, queue_id: int, *, locked: bool) -> None:
     if queue.is_locked != locked:
         queue.is_locked = locked
         db.flush()
+        wake_schedulers(db)
         record(db, "lock" if locked else "unlock", "queue", queue_id, name=queue.name)
 
 

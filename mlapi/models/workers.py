@@ -5,6 +5,7 @@ claiming for a while that grows with every further fault.
 """
 
 import enum
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -60,9 +61,23 @@ def heard(db: Session | sa.Connection) -> bool:
     return bool(db.scalar(sa.select(sa.exists().where(LIVES))))
 
 
-def beat(db: Session, name: str, host: str, version: str) -> None:
+class Offer(NamedTuple):
+    """What a worker offers: the queues that it serves, its slots, and the resources of its machine, as far as known."""
+
+    queues: list[str] | None = None
+    slots: int | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    gpus: int | None = None
+
+
+UNKNOWN = Offer()
+"""The offer of a worker that has not said what it offers: it serves all queues."""
+
+
+def beat(db: Session, name: str, host: str, version: str, offer: Offer = UNKNOWN) -> None:
     """Record the heartbeat of a worker, and its row at the first one."""
-    seen = {"host": host, "version": version, "heartbeat": clock()}
+    seen = {"host": host, "version": version, "heartbeat": clock(), **offer._asdict()}
     if not affected_rows(db, sa.update(Worker).where(Worker.name == name).values(**seen)):
         db.execute(sa.insert(Worker).values(name=name, **seen))
 
