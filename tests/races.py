@@ -125,7 +125,10 @@ class Scene:
             "version": version,
             "function": "first",
             "input": 1,
+            "queue": f"q{self.number}",
+            "worker": "tests",
         }
+        root("POST", "queues", {"name": self.keys["queue"]}, status=201)
         self.output = output
         if stage != "bare":
             self._plan()
@@ -199,6 +202,9 @@ class Scene:
             "POST /users/{user}/pipelines/{pipeline}/runs/{run}/cancel": dict,
             "POST /users/{user}/pipelines/{pipeline}/runs/{run}/jobs/{job}/cancel": dict,
             "POST /modules": lambda: form({"name": self.module}, "archive", archive(f"{threading.get_ident()}")),
+            "POST /queues": lambda: {"json": {"name": f"n{self.number}"}},
+            "PATCH /queues/{queue}": lambda: {"json": {"limit": 1, "resources": {"cpus": 1}}},
+            "PUT /queues/{queue}/lock": dict,
             "POST /attempts/{attempt}/heartbeat": lambda: {"json": {}},
             "PUT /attempts/{attempt}/log": lambda: {**raw(b"text"), "query": "?offset=0"},
             "POST /attempts/{attempt}/outputs": lambda: raw(b"out"),

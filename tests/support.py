@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pyramid.paster import get_app
 from webtest import TestApp
 
-from mlapi.models import attempts, workers
+from mlapi.models import attempts, queues, workers
 from mlapi.models.queues import DEFAULT, DEFAULT_ID
 
 ROOT = Path(__file__).parent.parent
@@ -200,7 +200,11 @@ class World:
         with wsgi.registry.database.writing.begin() as session:
             claim = attempts.claim(session, "tests", 1, 60)[0]
             workers.beat(session, "tests", "here", "1")
+            if "gpu" not in queues.ids(session, ["gpu"]):
+                queues.create(session, "gpu", {})
         self.keys = {
+            "queue": "gpu",
+            "worker": "tests",
             "user": root.name,
             "file": file["id"],
             "pipeline": pipeline["id"],

@@ -7,15 +7,18 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from mlapi.errors import Conflict, Gone
+from mlapi.database import wake_schedulers
+from mlapi.errors import Conflict, Gone, Invalid
 from mlapi.models.attempts import Attempt, LogPiece
 from mlapi.models.base import Base, affected_rows
+from mlapi.models.events import record
 from mlapi.models.files import File
 from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobInput, JobOutput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
+from mlapi.models.queues import DEFAULT_ID, Queue
 from mlapi.models.runs import Run, RunFile
 
 MENTIONED = 20
@@ -187,6 +190,41 @@ def delete_file(db: Session, file_id: int) -> None:
     File.lock_all(db, File.parent_id == file_id)
     db.execute(sa.update(File).where(File.parent_id == file_id).values(parent_id=None))
     db.execute(sa.delete(File).where(File.id == file_id))
+
+
+def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple[int, int]:
+    """Delete a queue; its tasks and its jobs that have not ended move to the queue `target`.
+
+    Returns their numbers. Raises `Gone`; `Conflict` for the default queue, and without a target
+    while tasks or such jobs refer to the queue; `Invalid` for a target that does not exist. Ended jobs do not change.
+    """
+    if queue_id == DEFAULT_ID:
+        raise Conflict("The default queue cannot be deleted.")
+    found = Queue.id == queue_id if target is None else sa.or_(Queue.id == queue_id, Queue.name == target)
+    Queue.lock_all(db, found)
+    queue = db.get(Queue, queue_id, populate_existing=True)
+    if queue is None or queue.name is None:
+        raise Gone()
+    active = sa.and_(Job.queue_id == queue_id, Job.status.not_in(TERMINAL))
+    if target is not None:
+        to = db.scalar(sa.select(Queue.id).where(Queue.name == target, Queue.id != queue_id))
+        if to is None:
+            raise Invalid.field("move_to", "Queue not found.")
+        tasks = affected_rows(db, sa.update(Task).where(Task.queue_id == queue_id).values(queue_id=to))
+        jobs = affected_rows(db, sa.update(Job).where(active).values(queue_id=to))
+    else:
+        tasks = jobs = 0
+        if db.scalar(sa.select(sa.or_(sa.exists().where(active), sa.exists().where(Task.queue_id == queue_id)))):
+            raise Conflict("Tasks, or jobs that have not ended, refer to the queue; name their next queue in move_to.")
+    record(db, "delete", "queue", queue_id, name=queue.name, move_to=target)
+    if db.scalar(sa.select(sa.exists().where(Job.queue_id == queue_id))):
+        queue.name, queue.is_locked, queue.job_limit = None, False, None
+        db.flush()
+    else:
+        db.delete(queue)
+        db.flush()
+    wake_schedulers(db)
+    return tasks, jobs
 
 
 def delete_module(db: Session, module_id: int) -> int:

@@ -12,6 +12,8 @@
     │   ├── functions/{function}      of the newest version
     │   └── versions/{version}
     │       └── functions/{function}
+    ├── queues/{queue}                …/lock
+    ├── workers/{worker}
     ├── attempts/{attempt}            …/heartbeat, …/log, …/module, …/inputs/{input}, …/outputs, …/report
     └── files, pipelines, runs, jobs  all that are visible to the caller; …/{id} is the same item
 
@@ -33,9 +35,11 @@ from mlapi.resources.health import Health
 from mlapi.resources.jobs import AllJobs
 from mlapi.resources.modules import Modules
 from mlapi.resources.pipelines import AllPipelines
+from mlapi.resources.queues import Queues
 from mlapi.resources.runs import AllRuns
 from mlapi.resources.tree import Access, Node, Tree
 from mlapi.resources.users import Users
+from mlapi.resources.workers import Workers
 from mlapi.security import Permission
 
 
@@ -47,6 +51,8 @@ class Version1(Node):
         "auth": Auth,
         "users": Users,
         "modules": Modules,
+        "queues": Queues,
+        "workers": Workers,
         "attempts": Attempts,
         "files": AllFiles,
         "pipelines": AllPipelines,

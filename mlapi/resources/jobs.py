@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from mlapi.models import Attempt, Job, JobInput, JobOutput, JobParent, Queue, Run, User
 from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.jobs import Status
-from mlapi.models.workers import LIVES, NOBODY
+from mlapi.models.waits import REASON
 from mlapi.prepared import fetch
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
@@ -22,17 +22,6 @@ OWNER = Reference(jobs.owner_id, sa.select(users.id))
 FUNCTION = Reference(jobs.function_id, sa.select(functions.id).select_from(ModuleFunction.source))
 
 
-# In the same statement, and evaluated once and only if a job is queued.
-REASON = sa.case(
-    (
-        sa.and_(jobs.status == Status.QUEUED, ~sa.exists().where(LIVES)),
-        sa.func.coalesce(jobs.reason + " ", "") + NOBODY,
-    ),
-    else_=jobs.reason,
-)
-"""The reason of a job, which says so if nothing executes queued jobs."""
-
-
 class JobSummary(TypedDict):
     """A job in a list."""
 
@@ -40,6 +29,7 @@ class JobSummary(TypedDict):
     url: Url
     run: Url
     position: int
+    queue: Url | None
     function: Url
     status: str
     reason: str | None
@@ -112,6 +102,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
         Field(jobs.position),
+        Field(Queue.__table__.c.name, "queue"),
         Field(jobs.status, filter=Filter.LISTS, choices=Status),
         Field(REASON, "reason"),
         Field(jobs.attempt),
@@ -158,6 +149,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "url": f"{run}/jobs/{row.id}",
             "run": run,
             "position": row.position,
+            "queue": row.queue and link("queue", queue=row.queue),
             "function": link("versioned function", module=row.module, version=row.version, function=row.function),
             "status": row.status,
             "reason": row.reason,

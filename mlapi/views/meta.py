@@ -22,6 +22,7 @@ class EntranceDocument(TypedDict):
     version: str
     users: Url
     modules: Url
+    queues: Url
     files: Url
     pipelines: Url
     runs: Url
@@ -38,6 +39,7 @@ def show(version: Version1, request: Request) -> EntranceDocument:
         "version": mlapi.__version__,
         "users": version.link("users"),
         "modules": version.link("modules"),
+        "queues": version.link("queues"),
         "files": version.link("files"),
         "pipelines": version.link("pipelines"),
         "runs": version.link("runs"),

@@ -178,8 +178,10 @@ def accepts(kind, name, value):
         return kind.kind is None or isinstance(value, kind.kind)
     if isinstance(kind, Link):
         return False  # None of the values is a URL of this service.
-    if isinstance(kind, (Patterns, Object)):
-        return isinstance(value, (dict, list) if isinstance(kind, Patterns) else dict)
+    if isinstance(kind, Patterns):
+        return isinstance(value, (dict, list))
+    if isinstance(kind, Object):
+        return isinstance(value, dict)
     taken = {Text: str, Whole: int, Real: (int, float), Flag: bool, List: list, OrNullList: list}[type(kind)]
     return isinstance(value, taken) and (isinstance(value, bool) <= (taken is bool))
 

@@ -13,7 +13,7 @@ def test_every_link_of_the_entry_point_works(nobody, ada):
     assert entrance.pop("service") == "mlapi"
     assert entrance.pop("version")
     assert entrance.pop("scheduler") is False
-    assert {"token", "users", "modules", "files", "pipelines", "runs", "jobs"} == entrance.keys()
+    assert {"token", "users", "modules", "queues", "files", "pipelines", "runs", "jobs"} == entrance.keys()
     for name, url in entrance.items():
         assert nobody("GET", url).status_int == (405 if name == "token" else 401)
         assert ada("GET", url).status_int == (405 if name == "token" else 200)
@@ -30,20 +30,22 @@ def test_everything_shows_that_no_scheduler_is_running(ini, nobody, ada, hellowo
         assert [ada("GET", job["url"]).json["reason"] for job in jobs] == [job["reason"] for job in jobs]
         return [job["reason"] for job in jobs], nobody("GET", "/api/v1").json["scheduler"]
 
-    assert shown() == (["No scheduler is running.", None], False)
+    first = ada("GET", run["jobs"]).json["items"][0]["id"]
+    waits = f"Waits for job {first}."
+    assert shown() == (["No scheduler is running.", waits], False)
     assert "Warning: No scheduler is running." in admin(ini, "check").stderr
     workers.beat(db, "tests", "here", "1")
     db.commit()
-    assert shown() == ([None, None], True)
+    assert shown() == ([None, waits], True)
     assert "Warning" not in admin(ini, "check").stderr
     db.execute(sa.update(Worker).values(heartbeat=clock(-workers.WORKER_LIVES)))
     db.commit()
-    assert shown() == (["No scheduler is running.", None], False)
+    assert shown() == (["No scheduler is running.", waits], False)
 
     (runner,) = claimed(app, wsgi)
-    assert shown()[0] == [None, None]
+    assert shown()[0] == [None, waits]
     runner.report("RETURNED", reason="Stopped.", fault=None)
-    assert shown()[0] == ["Handed back in attempt 1; queued again. Stopped. No scheduler is running.", None]
+    assert shown()[0] == ["Handed back in attempt 1; queued again. Stopped. No scheduler is running.", waits]
 
 
 def test_the_entry_point_does_not_need_the_database(nobody, wsgi):

@@ -1,0 +1,76 @@
+"""Why a job waits, in one sentence: an SQL expression, evaluated in the SELECT of the job."""
+
+import sqlalchemy as sa
+
+from mlapi.models.base import clock
+from mlapi.models.dispatch import RUNNING_JOBS, SERVED_NAME, Condition, fits, jobs, queues, serves
+from mlapi.models.jobs import Job, JobDependency, JobParent, Status
+from mlapi.models.workers import LIVES, NOBODY, Worker
+
+Text = sa.ColumnElement[str]
+
+
+def _text(value: sa.ColumnElement[int] | sa.ColumnElement[float]) -> Text:
+    return sa.cast(value, sa.Text)
+
+
+def _number(value: sa.ColumnElement[float]) -> Text:
+    """A number as text, which both databases write without a fraction if it has none."""
+    whole = sa.cast(value, sa.BigInteger)
+    return sa.case((value == whole, _text(whole)), else_=_text(value))
+
+
+def _lives(condition: Condition) -> Condition:
+    """The condition that a scheduler lives whose worker serves the queue of the job, and satisfies a condition."""
+    worker = sa.select(sa.literal(1)).select_from(Worker.__table__).where(LIVES, serves(), condition)
+    return sa.exists(worker.correlate_except(Worker.__table__))
+
+
+def _parent() -> Text:
+    """The first job that has to finish before a pending one can be queued."""
+    before = Job.__table__.alias("before")
+    found = sa.union_all(
+        *(
+            sa.select(column.label("id")).where(table.job_id == jobs.id).correlate(Job.__table__)
+            for table, column in ((JobParent, JobParent.parent_id), (JobDependency, JobDependency.dependency_id))
+        )
+    ).subquery()
+    first = sa.select(sa.func.min(before.c.id)).select_from(sa.join(before, found, before.c.id == found.c.id))
+    return _text(first.where(before.c.status != Status.FINISHED).scalar_subquery())
+
+
+def _needs() -> Text:
+    """The resources that a job needs, such as `cpus: 2, gpus: 1`."""
+    named = (("cpus", _number(jobs.cpus)), ("memory", _text(jobs.memory)), ("gpus", _text(jobs.gpus)))
+    texts = [sa.func.coalesce(sa.literal(f"{name}: ") + value + ", ", "") for name, value in named]
+    return sa.func.rtrim(texts[0] + texts[1] + texts[2], ", ")
+
+
+def _time(value: sa.ColumnElement[object]) -> Text:
+    """A time as the API writes it, in seconds."""
+    return sa.func.replace(sa.func.substr(sa.cast(value, sa.Text), 1, 19), " ", "T") + "Z"
+
+
+_name = "queue " + SERVED_NAME
+_full = sa.and_(queues.job_limit.is_not(None), queues.job_limit <= RUNNING_JOBS)
+_obstacle = sa.case(
+    (~sa.exists().where(LIVES), NOBODY),
+    (queues.locked, "Queue " + SERVED_NAME + " is locked."),
+    (~_lives(sa.true()), "No worker serves " + _name + "."),
+    (~_lives(fits(jobs)), "No worker has the resources (" + _needs() + ")."),
+    (_full, "The limit of " + _text(queues.job_limit) + " running jobs of " + _name + " is reached."),
+    (jobs.not_before > clock(), "Waits until " + _time(jobs.not_before) + " before its next attempt."),
+)
+_wait = sa.case(
+    (jobs.status == Status.QUEUED, _obstacle),
+    (jobs.status == Status.PENDING, "Waits for job " + _parent() + "."),
+)
+
+REASON = sa.case(
+    (
+        sa.or_(jobs.status == Status.QUEUED, jobs.status == Status.PENDING),
+        sa.func.coalesce(sa.func.coalesce(jobs.reason + " ", "") + _wait, jobs.reason),
+    ),
+    else_=jobs.reason,
+)
+"""The reason of a job, and why it waits; for a SELECT from jobs and their queues. An ended job costs nothing."""
