@@ -54,7 +54,6 @@ class JobDocument(JobSummary):
     task: Url | None
     after: list[Url]
     arguments: JsonObject
-    queue: Url | None
     priority: int
     timeout: float | None
     attempt_limit: int | None
@@ -102,7 +101,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
         Field(jobs.position),
-        Field(Queue.__table__.c.name, "queue"),
+        Field(queues.name, "queue"),
         Field(jobs.status, filter=Filter.LISTS, choices=Status),
         Field(REASON, "reason"),
         Field(jobs.attempt),
@@ -118,7 +117,6 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.task_id, "task", detail=True),
         Field(jobs.arguments, detail=True),
         Field(jobs.metrics, detail=True),
-        Field(queues.name, "queue", detail=True),
         Field(-jobs.rank, "priority", detail=True),
         Field(jobs.timeout, detail=True),
         Field(jobs.attempts, "attempt_limit", detail=True),
@@ -173,7 +171,6 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "task": task,
             "after": [f"{summary['run']}/jobs/{job}" for job in linked["after"]],
             "arguments": row.arguments,
-            "queue": link("queue", queue=row.queue) if row.queue else None,
             "priority": row.priority,
             "timeout": row.timeout,
             "attempt_limit": row.attempt_limit,

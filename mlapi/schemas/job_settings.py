@@ -6,16 +6,14 @@ from pyramid.threadlocal import get_current_request
 from mlapi.models.patterns import ALL
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Id, NameOf
-from mlapi.schemas.types import Flag, List, Object, OrNull, OrNullList, Real, Schema, Text, Whole, between
+from mlapi.schemas.resources import resources
+from mlapi.schemas.types import Flag, List, OrNull, OrNullList, Real, Schema, Text, Whole, between
 
 ATTEMPTS = 100
 """Maximum number of attempts of a job."""
 
 PRIORITY = 100
 """Maximum of a priority, and of its opposite."""
-
-CPUS, MEMORY, GPUS = 4096, 2**50, 4096
-"""Maximum resources of a job; memory in bytes."""
 
 PATTERNS = 100
 """Maximum number of patterns of a task, and of parents that have patterns."""
@@ -37,28 +35,6 @@ def time_limit(node: colander.SchemaNode, value: float | None) -> None:
 def arguments(**kw: object) -> colander.SchemaNode:
     """The arguments of a task: an object of JSON values."""
     return colander.SchemaNode(Json(lambda settings: settings.arguments_limit, dict), **kw)
-
-
-class ResourcesType(Object):
-    """The resources of a job: an object; those that are null are left out."""
-
-    def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the resources that are not null."""
-        values = super().deserialize(node, cstruct)
-        return (
-            {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
-        )
-
-
-def resources() -> colander.SchemaNode:
-    """What a job needs of its worker."""
-    return colander.SchemaNode(
-        OrNull(ResourcesType()),
-        colander.SchemaNode(OrNull(Real()), name="cpus", missing=colander.drop, validator=between(0.001, CPUS)),
-        colander.SchemaNode(OrNull(Whole()), name="memory", missing=colander.drop, validator=between(1, MEMORY)),
-        colander.SchemaNode(OrNull(Whole()), name="gpus", missing=colander.drop, validator=between(0, GPUS)),
-        missing=colander.drop,
-    )
 
 
 class Patterns(colander.SchemaType):

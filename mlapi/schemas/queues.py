@@ -4,14 +4,11 @@ import colander
 
 from mlapi.errors import Invalid
 from mlapi.models.base import SLUG, check_slug
+from mlapi.schemas.job_settings import ATTEMPTS, time_limit
 from mlapi.schemas.links import Link
 from mlapi.schemas.pages import optional
 from mlapi.schemas.resources import resources
-from mlapi.schemas.tasks import OrNull, time_limit
-from mlapi.schemas.types import Real, Schema, Text, Whole
-
-ATTEMPTS = 100
-"""Maximum number of the attempts of a job."""
+from mlapi.schemas.types import OrNull, Real, Schema, Text, Whole, between
 
 
 def is_slug(node: colander.SchemaNode, value: str) -> None:
@@ -26,12 +23,6 @@ def at_least_one(node: colander.SchemaNode, value: int | None) -> None:
     """Validate the limit of a queue."""
     if value is not None and value < 1:
         raise colander.Invalid(node, "Must be at least 1; lock the queue so that it starts no jobs.")
-
-
-def attempt_limit(node: colander.SchemaNode, value: int | None) -> None:
-    """Validate a number of attempts."""
-    if value is not None and not 1 <= value <= ATTEMPTS:
-        raise colander.Invalid(node, f"Must be between 1 and {ATTEMPTS}.")
 
 
 class QueueName(Link):
@@ -54,7 +45,7 @@ class QueueChange(Schema):
     description = colander.SchemaNode(Text(), missing=colander.drop, validator=colander.Length(max=1000))
     limit = colander.SchemaNode(OrNull(Whole()), missing=colander.drop, validator=at_least_one)
     timeout = colander.SchemaNode(OrNull(Real()), missing=colander.drop, validator=time_limit)
-    attempts = colander.SchemaNode(OrNull(Whole()), missing=colander.drop, validator=attempt_limit)
+    attempts = colander.SchemaNode(OrNull(Whole()), missing=colander.drop, validator=between(1, ATTEMPTS))
     resources = resources()
 
 

@@ -4,8 +4,7 @@ from typing import TypedDict
 
 import colander
 
-from mlapi.schemas.tasks import OrNull
-from mlapi.schemas.types import Object, Real, Schema, Whole
+from mlapi.schemas.types import Object, OrNull, Real, Schema, Whole, between
 
 
 class Needs(TypedDict, total=False):
@@ -16,18 +15,16 @@ class Needs(TypedDict, total=False):
     gpus: int
 
 
-def positive(node: colander.SchemaNode, value: float) -> None:
-    """Validate an amount."""
-    if value <= 0:
-        raise colander.Invalid(node, "Must be above zero.")
+CPUS, MEMORY, GPUS = 4096, 2**50, 4096
+"""Maximum resources of a job; memory in bytes."""
 
 
 class Resources(Schema):
     """Processors, memory in bytes, and GPUs."""
 
-    cpus = colander.SchemaNode(Real(), missing=colander.drop, validator=positive)
-    memory = colander.SchemaNode(Whole(), missing=colander.drop, validator=positive)
-    gpus = colander.SchemaNode(Whole(), missing=colander.drop, validator=colander.Range(0, None))
+    cpus = colander.SchemaNode(Real(), missing=colander.drop, validator=between(0.001, CPUS))
+    memory = colander.SchemaNode(Whole(), missing=colander.drop, validator=between(1, MEMORY))
+    gpus = colander.SchemaNode(Whole(), missing=colander.drop, validator=between(0, GPUS))
 
 
 def resources(**kw: object) -> colander.SchemaNode:

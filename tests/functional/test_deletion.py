@@ -67,7 +67,7 @@ def test_a_pipeline_of_40000_runs_is_deleted(ada, pipeline, grow, wsgi, violatio
     grow(MANY)
     with statements(wsgi) as seen:
         gone = ada("DELETE", pipeline["url"], status=200).json["deleted"]
-    assert gone == {"pipelines": 1, "tasks": 1, "runs": MANY + 1, "jobs": MANY + 1, "files": 1}
+    assert gone == {"pipelines": 1, "tasks": 1, "grids": 0, "runs": MANY + 1, "jobs": MANY + 1, "files": 1}
     assert max(len(parameters) for _, parameters in seen) < PARAMETERS / 1000
     is_problem(ada("GET", pipeline["url"]), 404)
     assert violations() == []
