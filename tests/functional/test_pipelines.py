@@ -49,6 +49,7 @@ class TestPipelines:
             "created": made.json["created"],
             "tasks": f"{url}/tasks",
             "runs": f"{url}/runs",
+            "grids": f"{url}/grids",
         }
         assert ada("GET", url, status=200).json == made.json
         assert ada("GET", "users/ada/pipelines", status=200).json["items"] == [made.json]
@@ -73,7 +74,7 @@ class TestPipelines:
     def test_is_deleted_with_its_tasks(self, ada, pipeline, add):
         task = add().json
         gone = ada("DELETE", pipeline["url"], status=200).json["deleted"]
-        assert gone == {"pipelines": 1, "tasks": 1, "runs": 0, "jobs": 0, "files": 0}
+        assert gone == {"pipelines": 1, "tasks": 1, "grids": 0, "runs": 0, "jobs": 0, "files": 0}
         for url in (pipeline["url"], task["url"], pipeline["tasks"], pipeline["runs"]):
             is_problem(ada("GET", url), 404)
         is_problem(ada("DELETE", pipeline["url"]), 404)
@@ -86,7 +87,7 @@ class TestPipelines:
         for runner in claimed(app, wsgi, 2):
             runner.finish("x.txt", "y.txt")
         gone = ada("DELETE", pipeline["url"], status=200).json["deleted"]
-        assert gone == {"pipelines": 1, "tasks": 1, "runs": 2, "jobs": 2, "files": 4}
+        assert gone == {"pipelines": 1, "tasks": 1, "grids": 0, "runs": 2, "jobs": 2, "files": 4}
         assert ada("GET", "users/ada/files").json["items"] == [given]
         assert ada("DELETE", given["url"]).status_int == 200
 

@@ -56,7 +56,9 @@ class TestStart:
             "jobs": f"{run['url']}/jobs",
             "status": "QUEUED",
             "progress": {"jobs": 2, "over": 0, "statuses": {"QUEUED": 1, "PENDING": 1}},
+            "grid": None,
             "files": files[:2],
+            "changes": None,
         }
         assert ada("GET", run["url"], status=200).json == run
         first, second = jobs_of(ada, run)
@@ -360,4 +362,4 @@ class TestDelete:
         user = start([made]).json
         ada("POST", f"{user['url']}/cancel", status=200)
         gone = ada("DELETE", finished["pipeline"], status=200).json["deleted"]
-        assert gone == {"pipelines": 1, "tasks": 2, "runs": 2, "jobs": 4, "files": 2}
+        assert gone == {"pipelines": 1, "tasks": 2, "grids": 0, "runs": 2, "jobs": 4, "files": 2}

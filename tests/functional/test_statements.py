@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from mlapi.models import (
     File,
     Function,
+    Grid,
     Job,
     JobInput,
     Module,
@@ -91,6 +92,7 @@ def grow(db, world):
     files = copies(db, File, keys["file"])
     copies(db, Pipeline, keys["pipeline"])
     copies(db, Task, keys["task"], position=lambda n: n)
+    copies(db, Grid, keys["grid"])
     copies(db, Run, keys["run"])
     copies(db, Job, keys["job"], position=lambda n: n)
     copies(db, Function, function, name=lambda n: f"function{n}")
