@@ -67,9 +67,13 @@ INSERT INTO pipelines (id, owner_id, name, enabled, created)
 SELECT i, CASE WHEN i <> 5 THEN (SELECT id FROM users WHERE name = 'ada') ELSE 12 END, 'n' || (i % 10), true,
     '2026-01-01 00:00:00.000000' FROM n WHERE i <= :size / 5;
 
-INSERT INTO runs (id, pipeline_id, owner_id, task_count, created)
-SELECT i, 1 + i % 5, (SELECT owner_id FROM pipelines WHERE pipelines.id = 1 + i % 5), 5, '2026-01-01 00:00:00.000000'
-FROM n WHERE i <= :size / 5;
+INSERT INTO grids (id, pipeline_id, owner_id, axes, run_count, created)
+SELECT i, 1 + i % 5, (SELECT owner_id FROM pipelines WHERE pipelines.id = 1 + i % 5), '[]', 5,
+    '2026-01-01 00:00:00.000000' FROM n WHERE i <= 200;
+
+INSERT INTO runs (id, pipeline_id, owner_id, task_count, grid_id, created)
+SELECT i, 1 + i % 5, (SELECT owner_id FROM pipelines WHERE pipelines.id = 1 + i % 5), 5,
+    CASE WHEN i % 5 = 0 THEN 5 * (1 + i / 5 % 40) END, '2026-01-01 00:00:00.000000' FROM n WHERE i <= :size / 5;
 
 INSERT INTO jobs (id, run_id, pipeline_id, owner_id, function_id, position, arguments, status, attempt, failures,
     cancel_requested, metrics, created)

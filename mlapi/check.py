@@ -89,6 +89,12 @@ QUERIES = {
     "I10 run {0} and its pipeline have different owners": """
         SELECT runs.id FROM runs JOIN pipelines ON runs.pipeline_id = pipelines.id
         WHERE runs.owner_id <> pipelines.owner_id""",
+    "I10 run {0} and its grid {1} have different pipelines or owners": """
+        SELECT runs.id, grids.id FROM runs JOIN grids ON runs.grid_id = grids.id
+        WHERE runs.pipeline_id <> grids.pipeline_id OR runs.owner_id <> grids.owner_id""",
+    "I1 grid {0} has {2} runs for {1} combinations": """
+        SELECT grids.id, grids.run_count, count(runs.id) FROM grids JOIN runs ON runs.grid_id = grids.id
+        GROUP BY grids.id, grids.run_count HAVING count(runs.id) > grids.run_count""",
     "I10 job {0} and its run have different owners": """
         SELECT jobs.id FROM jobs JOIN runs ON jobs.run_id = runs.id WHERE jobs.owner_id <> runs.owner_id""",
     "I10 job {0} and its run have different pipelines": """

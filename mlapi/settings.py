@@ -183,10 +183,10 @@ class Settings:
     sweep_grace: float = setting(seconds, "3600", "Seconds after which unreferenced contents are deleted.")
     job_timeout: float = setting(
         seconds,
-        "3600",
-        "Time limit in seconds of a job's download, function and delivery each, unless its task has one.",
+        "86400",
+        "Time limit in seconds of a job's download, function and delivery each, unless its run, task or queue has one.",
     )
-    job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a task in seconds.")
+    job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a job in seconds.")
     job_attempts: int = setting(
         whole, "3", "Number of failures, attempts whose worker is lost while it runs the job, after which it fails."
     )

@@ -27,14 +27,21 @@ tagline: For tests
 doctxt: For tests
 command: ["true"]
 functions:
-  - {name: first, doctxt: "", options: [], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
-  - {name: second, doctxt: "", options: [], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
-"""
+  - {name: first, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
+  - {name: second, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
+""".replace("[N]", '[{name: n, type: int, doctxt: "", required: false, default: 0}]')
 
 STAGES = ("bare", "planned", "active", "ended")
 """What exists: files, a module and a pipeline; also tasks; also a run with a running job; also a run that has ended."""
 
-FIRST_STAGE = {"task": "planned", "run": "active", "job": "active", "attempt": "active", "input": "active"}
+FIRST_STAGE = {
+    "task": "planned",
+    "grid": "active",
+    "run": "active",
+    "job": "active",
+    "attempt": "active",
+    "input": "active",
+}
 """The first stage in which the key of a URL template exists."""
 
 RESPONSE = 60.0
@@ -145,13 +152,24 @@ class Scene:
         self.keys["task"] = first["id"]
 
     def _start(self) -> None:
-        run = self.root("POST", self.pipeline["runs"], {"files": [self.file["url"]]}, status=201).json
+        grid = self.root("POST", self.pipeline["runs"], self._grid(), status=201).json
+        [run] = self.root("GET", grid["runs"], status=200).json["items"]
         with self.wsgi.registry.database.writing.begin() as session:
             claims = attempts.claim(session, "tests", 1000, 3600)
         jobs = {job["id"] for job in self.root("GET", run["jobs"], status=200).json["items"]}
         self.claims = [claim for claim in claims if claim.job_id in jobs]
-        self.keys |= {"run": run["id"], "job": self.claims[0].job_id, "attempt": self.claims[0].attempt_id}
+        self.keys |= {
+            "grid": grid["id"],
+            "run": run["id"],
+            "job": self.claims[0].job_id,
+            "attempt": self.claims[0].attempt_id,
+        }
         self.runner = self._runner(self.claims[0])
+
+    def _grid(self) -> dict[str, Any]:
+        """The body of the start of a grid of one run."""
+        task = f"{self.pipeline['tasks']}/{self.keys['task']}"
+        return {"files": [self.file["url"]], "grid": [{"tasks": [task], "option": "n", "values": [1]}]}
 
     def _runner(self, claim: attempts.Claim) -> Client:
         return Client(self.root.app, token=self.wsgi.registry.tokens.make(claim.attempt_id, "job", 3600))
@@ -199,6 +217,7 @@ class Scene:
                 "json": {"files": [self.file["url"], self.output["url"]]},
                 "headers": {"Idempotency-Key": f"k{self.number}"},
             },
+            "POST /users/{user}/pipelines/{pipeline}/grids/{grid}/cancel": dict,
             "POST /users/{user}/pipelines/{pipeline}/runs/{run}/cancel": dict,
             "POST /users/{user}/pipelines/{pipeline}/runs/{run}/jobs/{job}/cancel": dict,
             "POST /modules": lambda: form({"name": self.module}, "archive", archive(f"{threading.get_ident()}")),

@@ -150,7 +150,7 @@ def test_headers_do_not_change_the_method(ada, helloworld, wsgi):
         assert world.ask("GET", path, headers={header: "DELETE"}, status=200).json["id"] == world.keys["task"]
 
 
-@pytest.mark.parametrize("name", ["user", "file", "pipeline", "task", "run", "job", "attempt"])
+@pytest.mark.parametrize("name", ["user", "file", "pipeline", "task", "grid", "run", "job", "attempt"])
 def test_another_users_resources_look_like_missing_ones(name, ada, bob, helloworld, wsgi):
     world = World(ada, helloworld, wsgi)
     nothing = "nobody" if name == "user" else 2**40
@@ -162,7 +162,7 @@ def test_another_users_resources_look_like_missing_ones(name, ada, bob, hellowor
             assert foreign.headerlist == missing.headerlist
 
 
-@pytest.mark.parametrize("name", ["file", "pipeline", "task", "run", "job"])
+@pytest.mark.parametrize("name", ["file", "pipeline", "task", "grid", "run", "job"])
 def test_another_users_resources_are_not_found_below_ones_own_url(name, ada, bob, helloworld, wsgi):
     adas, bobs = World(ada, helloworld, wsgi), World(bob, helloworld, wsgi)
     before = rows(wsgi)
