@@ -26,6 +26,9 @@ QUERIES = {
     "I1 run {0} has {2} jobs for {1} tasks": """
         SELECT runs.id, runs.task_count, count(jobs.id) FROM runs LEFT JOIN jobs ON jobs.run_id = runs.id
         GROUP BY runs.id, runs.task_count HAVING count(jobs.id) <> runs.task_count""",
+    "I1 grid {0} has {2} runs for {1} combinations": """
+        SELECT grids.id, grids.run_count, count(runs.id) FROM grids JOIN runs ON runs.grid_id = grids.id
+        GROUP BY grids.id, grids.run_count HAVING count(runs.id) > grids.run_count""",
     "I2 job {0} is {1}, but has {2} finished or failed attempts": """
         SELECT jobs.id, jobs.status, count(attempts.id) FROM jobs
         LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('FINISHED', 'FAILED')
@@ -92,9 +95,6 @@ QUERIES = {
     "I10 run {0} and its grid {1} have different pipelines or owners": """
         SELECT runs.id, grids.id FROM runs JOIN grids ON runs.grid_id = grids.id
         WHERE runs.pipeline_id <> grids.pipeline_id OR runs.owner_id <> grids.owner_id""",
-    "I1 grid {0} has {2} runs for {1} combinations": """
-        SELECT grids.id, grids.run_count, count(runs.id) FROM grids JOIN runs ON runs.grid_id = grids.id
-        GROUP BY grids.id, grids.run_count HAVING count(runs.id) > grids.run_count""",
     "I10 job {0} and its run have different owners": """
         SELECT jobs.id FROM jobs JOIN runs ON jobs.run_id = runs.id WHERE jobs.owner_id <> runs.owner_id""",
     "I10 job {0} and its run have different pipelines": """

@@ -27,9 +27,11 @@ tagline: For tests
 doctxt: For tests
 command: ["true"]
 functions:
-  - {name: first, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
-  - {name: second, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, expected_filetype: ""}
-""".replace("[N]", '[{name: n, type: int, doctxt: "", required: false, default: 0}]')
+  - {name: first, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, TYPE}
+  - {name: second, doctxt: "", options: [N], creates_new_files: true, modifies_input_files: false, TYPE}
+""".replace("[N]", '[{name: n, type: int, doctxt: "", required: false, default: 0}]').replace(
+    "TYPE", 'expected_filetype: ""'
+)
 
 STAGES = ("bare", "planned", "active", "ended")
 """What exists: files, a module and a pipeline; also tasks; also a run with a running job; also a run that has ended."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mlapi.check import LATE, QUERIES, of_tables, violations
 from mlapi.database import Database, sqlite_driver
-from mlapi.models import Base, Job, User, attempts, runs
+from mlapi.models import Base, Grid, Job, User, attempts, runs
 from mlapi.models.attempts import Output, Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
@@ -91,6 +91,13 @@ BREAKS = {
     "I10 run {0} and its pipeline have different owners": [
         ("UPDATE pipelines SET owner_id = 2", (1,)),
     ],
+    "I10 run {0} and its grid {1} have different pipelines or owners": [
+        ("UPDATE grids SET owner_id = 2", (3, 1)),
+        ("UPDATE grids SET pipeline_id = 2", (3, 1)),
+    ],
+    "I1 grid {0} has {2} runs for {1} combinations": [
+        ("UPDATE grids SET run_count = 0", (1, 0, 1)),
+    ],
     "I10 job {0} and its run have different owners": [
         ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1,)),
     ],
@@ -125,7 +132,11 @@ def live(db):
         else:
             attempts.report(db, attempt, Report(Status.FAILED, "broken"))
     assert [claim.job_id for claim in attempts.claim(db, "w", 9, 60)] == [2]
-    runs.start(db, pipeline, [file])
+    run, _ = runs.start(db, pipeline, [file])
+    grid = Grid(pipeline_id=pipeline, owner_id=run.owner_id, axes=[], run_count=1)
+    db.add(grid)
+    db.flush()
+    run.grid_id = grid.id
 
 
 @pytest.fixture(scope="module")
