@@ -1,8 +1,9 @@
 """Demo of mlapi: a machine-learning security pipeline, executed by a REST client.
 
 It prepares a service (database, users, modules), starts it with `pserve development.ini`, and then uses only HTTP: it
-uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them, and shows the results. The
-exit status is 1 if a job fails, or if its metrics differ from its output files.
+uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them, and shows the results. Then
+it sweeps the strength of the attack by a grid. The exit status is 1 if a job fails, or if its metrics differ from its
+output files.
 """
 
 import argparse
@@ -29,6 +30,7 @@ FOLDER = ROOT / "var" / "demo"
 BIN = Path(sys.executable).parent
 OVER = ("FINISHED", "FAILED", "CANCELLED")
 BAR = 24
+STRENGTHS = [0.0, 0.05, 0.1, 0.15, 0.2]
 
 
 class Client:
@@ -131,6 +133,27 @@ def compose(api: Client, user: str) -> dict[str, Any]:
     return pipeline  # type: ignore[no-any-return]
 
 
+def sweep(api: Client, user: str, file: dict[str, Any]) -> bool:
+    """Attack with growing strengths, and print the accuracy by strength; returns whether all runs have finished."""
+    pipeline = api("POST", f"{user}/pipelines", {"name": "Strength of the attack", "enabled": True})
+    functions = "/api/v1/modules/robustness/functions"
+    api("POST", pipeline["tasks"], {"function": f"{functions}/train", "arguments": {"seed": 7}})
+    attack = api("POST", pipeline["tasks"], {"function": f"{functions}/attack", "inputs": ["*.npz"]})
+    axis = {"tasks": [attack["url"]], "option": "epsilon", "values": STRENGTHS}
+    grid = api("POST", pipeline["runs"], {"files": [file["url"]], "grid": [axis]})
+    print(f"\nGrid {grid['url']} of {len(STRENGTHS)} runs:\n\n  strength  accuracy")
+    while grid["progress"]["over"] < grid["progress"]["runs"]:
+        time.sleep(0.1)
+        grid = api("GET", grid["url"])
+    for run in reversed(api("GET", grid["runs"])["items"]):
+        *_, attacked = api("GET", run["jobs"])["items"]
+        job = api("GET", attacked["url"])
+        accuracy = job["metrics"].get("adversarial_accuracy")
+        shown = job["reason"] or "" if accuracy is None else f"{accuracy:.3f} {'#' * round(BAR * accuracy)}"
+        print(f"  {job['arguments']['epsilon']:8.2f}  {shown}")
+    return grid["progress"]["statuses"] == {"FINISHED": len(STRENGTHS)}  # type: ignore[no-any-return]
+
+
 def watch(api: Client, run: dict[str, Any]) -> list[dict[str, Any]]:
     """Show the progress of all jobs until they have ended; returns their documents."""
     jobs: list[dict[str, Any]] = []
@@ -228,6 +251,7 @@ def main() -> int:
             if job["status"] == "FAILED":
                 print(f"\n{line(job)}\n{job['reason']}")
         print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/.")
+        good &= sweep(api, user, file)
         if not consistent:
             print("\nThe metrics of a job differ from its output files.")
         if not arguments.exit:

@@ -6,6 +6,7 @@
     │   ├── files/{file}              …/content
     │   └── pipelines/{pipeline}
     │       ├── tasks/{task}
+    │       ├── grids/{grid}          …/runs, …/cancel
     │       └── runs/{run}            …/cancel
     │           └── jobs/{job}        …/log, …/cancel
     ├── modules/{module}
