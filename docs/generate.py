@@ -77,7 +77,35 @@ the registered services.
 | 503 | database unavailable, too much slow work, or a part not ready; `Retry-After` is the number of seconds to wait |
 | 507 | no space left on the storage device |
 
-With an `Idempotency-Key`, starting a run can be repeated safely: the same key returns the existing run with status 200.
+With an `Idempotency-Key`, starting a run or a grid can be repeated safely: the same request with the same key returns
+the existing one with status 200; another request with this key is a conflict.
+
+## How jobs are executed
+
+A task has these fields, and a run can change them. Null leaves them to the queue, then to the settings of the service.
+
+| field | value |
+| --- | --- |
+| `queue` | URL of a queue; by default `default` |
+| `timeout` | seconds for the download, the function and the delivery each, at most `job_timeout_limit` |
+| `attempts` | number of failures after which the job fails, 1 to 100 |
+| `priority` | -100 to 100; within a queue, jobs with a higher one come first, then older ones |
+| `resources` | object of `cpus` (number), `memory` (bytes) and `gpus` |
+| `inputs` | patterns of file names: a list for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
+parent tasks, such as `{{"…/tasks/7": ["model.*"]}}`; a parent that is not named gives all its files, one with `[]` \
+none |
+| `retry_on` | list of exit codes, `"worker_lost"` and `"timeout"` |
+| `reuse` | whether an equal job that has finished answers |
+
+`queue`, `priority` and `reuse` in the body of a run apply to all its jobs. `tasks` changes single tasks, and has
+precedence: `[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
+with those of the task; other fields replace them. The `changes` of the run show them by position.
+
+`grid` starts a run for each combination of values, at most 1,000, and the response is the grid:
+`[{{"tasks": [URL], "option": "epsilon", "values": [0.1, 0.2]}}]`. All tasks of an axis have the same value in a run.
+
+The files of a job are checked when it is queued. If its function does not accept their types or their number, the job
+is FAILED with the reason before it runs; for the first tasks, the run is not started (422).
 
 {services}
 ## Documents

@@ -1,9 +1,9 @@
 """Demo of mlapi: a machine-learning security pipeline, executed by a REST client.
 
 It prepares a service (database, users, modules), starts it with `pserve development.ini`, and then uses only HTTP: it
-uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them, and shows the results. Then
-it sweeps the strength of the attack by a grid. The exit status is 1 if a job fails, or if its metrics differ from its
-output files.
+uploads scikit-learn's digits, composes train, attack, evaluate, harden, evaluate, runs them, and shows the results.
+Then it sweeps the strength of the attack by a grid. The exit status is 1 if a job fails, or if its metrics differ from
+its output files.
 """
 
 import argparse

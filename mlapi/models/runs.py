@@ -105,7 +105,8 @@ def start_grid(
     changes = changes_of(options, prepared.plans)
     combined = list(combine(prepared.tasks, prepared.plans, changes, axes))
     first = sum(not earlier for earlier in prepared.parents)
-    rows = len(combined) * (len(prepared.plans) + (1 + first) * len(file_ids))
+    of_run = len(prepared.plans) + len(file_ids) + first * (len(file_ids) + len(options.depends_on))
+    rows = len(combined) * of_run
     if rows > ROWS:
         raise Invalid.field("grid", f"Has {rows} jobs and inputs of jobs in all runs; at most {ROWS} are possible.")
     grid = Grid(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, request_digest=digest)
