@@ -22,6 +22,7 @@ from mlapi.models import (
     Attempt,
     Base,
     File,
+    Function,
     Job,
     JobInput,
     JobParent,
@@ -73,12 +74,13 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.attempts, self.reported, self.before, self.runs, self.reports = [], {}, {}, 0, 0
 
-    @initialize(after=st.sampled_from(AFTER))
-    def begin(self, after):
-        """A pipeline, and one run of it."""
+    @initialize(after=st.sampled_from(AFTER), picky=st.booleans())
+    def begin(self, after, picky):
+        """A pipeline, perhaps of a function that takes one file only, and one run of it."""
         empty(self.database.engine, Base.metadata)
         with self.database.writing.begin() as db:
             self.pipeline, self.file = furnish(db, after)
+            db.execute(sa.update(Function).values(min_files=int(picky), max_files=1 if picky else None))
             workers.beat(db, "w", "here", "1")
         self.start()
 
@@ -191,17 +193,18 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def inputs_are_the_outputs_of_the_parents(self):
-        """A job that can run has all outputs of its parents, in order; a pending job has none."""
+        """A job that can run has all outputs of its parents, in order; one that waits or does not fit has none."""
         with self.database.reading() as db:
             parents = {row.job_id for row in db.execute(sa.select(JobParent.job_id))}
             for job in parents:
-                status = db.scalar(sa.select(Job.status).where(Job.id == job))
+                status, attempt = db.execute(sa.select(Job.status, Job.attempt).where(Job.id == job)).one()
+                unfit = status == Status.FAILED and attempt == 0
                 before = sa.select(JobParent.parent_id).where(JobParent.job_id == job)
                 made = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.id.in_(before))
                 made = list(db.scalars(made.order_by(Job.position, File.id)))
                 taken = sa.select(JobInput.file_id).where(JobInput.job_id == job).order_by(JobInput.number)
                 taken = list(db.scalars(taken))
-                assert taken == (made if taken or status not in (Status.PENDING, Status.CANCELLED) else [])
+                assert taken == (made if taken or not (unfit or status in (Status.PENDING, Status.CANCELLED)) else [])
 
 
 def _reachable(status):
