@@ -75,10 +75,16 @@ class Output(TypedDict):
 
 
 class Report(TypedDict, total=False):
-    """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`."""
+    """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`.
+
+    `exit_code` is that of the function: minus the number of the signal that killed it. `failure` is "timeout" if a time
+    limit ended the attempt.
+    """
 
     status: str
     reason: str | None
     fault: str | None
+    exit_code: int | None
+    failure: str | None
     metrics: dict[str, object]
     outputs: list[Output]

@@ -110,11 +110,14 @@ class Report:
     reason: str | None = None
     metrics: JsonObject = field(default_factory=dict)
     outputs: Sequence[Output] = ()
+    exit_code: int | None = None
+    failure: str | None = None
 
     @property
     def digest(self) -> str:
         """The digest of the report."""
-        return digest_of(str(self.status), self.reason, self.metrics, [vars(output) for output in self.outputs])
+        outputs = [vars(output) for output in self.outputs]
+        return digest_of(str(self.status), self.reason, self.metrics, outputs, self.exit_code, self.failure)
 
 
 def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = False) -> list[Claim]:

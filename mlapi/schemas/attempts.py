@@ -3,6 +3,7 @@
 import colander
 
 from mlapi.models.attempts import RETURNED, SERVICE, WORKER
+from mlapi.models.backoff import TIMEOUT
 from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.json_values import Json
@@ -31,6 +32,12 @@ def is_fault(node: colander.SchemaNode, value: str | None) -> None:
         raise colander.Invalid(node, f'Must be "{WORKER}", "{SERVICE}" or null.')
 
 
+def is_failure(node: colander.SchemaNode, value: str | None) -> None:
+    """Validate the failure of an attempt."""
+    if value not in (TIMEOUT, None):
+        raise colander.Invalid(node, f'Must be "{TIMEOUT}" or null.')
+
+
 class Report(Schema):
     """The result of an attempt, or that its runner hands the job back (RETURNED)."""
 
@@ -39,6 +46,8 @@ class Report(Schema):
     )
     reason = colander.SchemaNode(OrNull(Text()), missing=None)
     fault = colander.SchemaNode(OrNull(Text()), validator=is_fault, missing=None)
+    exit_code = colander.SchemaNode(OrNull(Whole()), missing=None)
+    failure = colander.SchemaNode(OrNull(Text()), validator=is_failure, missing=None)
     metrics = colander.SchemaNode(Json(lambda settings: settings.metrics_limit, dict), missing={})
     outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())
 

@@ -120,7 +120,8 @@ def finish(report: Report, request: Request) -> ReportDocument:
         end = partial(rules.hand_back, db, fence, reason, fault, request.settings.job_attempts)
     else:
         outputs = [Output(**output) for output in body["outputs"]]
-        ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs)
+        failure = body["exit_code"], body["failure"]
+        ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs, *failure)
         digest, end = ending.digest, partial(rules.report, db, fence, ending, request.settings.tags_limit)
     try:
         return {"status": end()}

@@ -1,0 +1,33 @@
+"""Automatic retries: which failures of attempts are transient, and when their jobs are tried again."""
+
+from typing import NamedTuple
+
+from mlapi.models.jobs import Job
+
+TIMEOUT = "timeout"
+"""The failure of an attempt that a time limit ended."""
+
+WORKER_LOST = "worker_lost"
+"""The failure of an attempt whose worker was lost."""
+
+
+class Retries(NamedTuple):
+    """How often and when jobs are tried again: the settings `job_attempts`, `retry_base` and `retry_cap`."""
+
+    attempts: int = 3
+    base: float = 10.0
+    cap: float = 600.0
+
+    def limit(self, job: Job) -> int:
+        """The number of failures after which a job fails."""
+        return self.attempts if job.attempts is None else job.attempts
+
+    def delay(self, failures: int) -> float:
+        """The seconds between a failure, the `failures`th of its job, and the next attempt."""
+        return min(self.cap, self.base * 2.0 ** min(failures - 1, 62))
+
+
+def is_transient(job: Job, exit_code: int | None = None, failure: str | None = None) -> bool:
+    """Whether a job declares an exit code, or another failure, as transient."""
+    declared = job.retry_on or []
+    return (exit_code is not None and exit_code in declared) or (failure is not None and failure in declared)
