@@ -29,15 +29,12 @@ QUERIES = {
     "I1 grid {0} has {2} runs for {1} combinations": """
         SELECT grids.id, grids.run_count, count(runs.id) FROM grids JOIN runs ON runs.grid_id = grids.id
         GROUP BY grids.id, grids.run_count HAVING count(runs.id) > grids.run_count""",
-    "I2 job {0} is {1}, but has {2} finished or failed attempts": """
+    "I2 job {0} is {1}, but has {2} finished attempts": """
         SELECT jobs.id, jobs.status, count(attempts.id) FROM jobs
-        LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('FINISHED', 'FAILED')
-        WHERE jobs.status IN ('FINISHED', 'CANCELLED', 'QUEUED', 'PENDING', 'RUNNING')
-        GROUP BY jobs.id, jobs.status
-        HAVING count(attempts.id) <> CASE jobs.status WHEN 'FINISHED' THEN 1 ELSE 0 END""",
-    "I2 job {0} is FAILED, but its attempt {1} is FINISHED": """
-        SELECT jobs.id, attempts.id FROM jobs JOIN attempts ON attempts.job_id = jobs.id
-        WHERE jobs.status = 'FAILED' AND attempts.status = 'FINISHED'""",
+        LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status = 'FINISHED'
+        GROUP BY jobs.id, jobs.status, jobs.reused_from_id
+        HAVING count(attempts.id) <> CASE WHEN jobs.status = 'FINISHED' AND jobs.reused_from_id IS NULL
+                                     THEN 1 ELSE 0 END""",
     "I2 job {0} is {1}, which contradicts its end time": """
         SELECT id, status FROM jobs
         WHERE (ended IS NULL) <> (status NOT IN ('FINISHED', 'FAILED', 'CANCELLED'))""",
@@ -45,9 +42,9 @@ QUERIES = {
         SELECT jobs.id, jobs.attempt, count(attempts.id) FROM jobs
         LEFT JOIN attempts ON attempts.job_id = jobs.id GROUP BY jobs.id, jobs.attempt
         HAVING count(attempts.id) <> jobs.attempt OR coalesce(max(attempts.number), 0) <> jobs.attempt""",
-    "I3 job {0} has {1} failures, but {2} attempts that were lost or handed back": """
+    "I3 job {0} has {1} failures, but {2} attempts that failed, were lost or handed back": """
         SELECT jobs.id, jobs.failures, count(attempts.id) FROM jobs
-        LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('LOST', 'RETURNED')
+        LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.status IN ('FAILED', 'LOST', 'RETURNED')
         GROUP BY jobs.id, jobs.failures HAVING jobs.failures > count(attempts.id)""",
     "I3 attempt {0} is {1}, which contradicts its end time": """
         SELECT id, status FROM attempts WHERE (ended IS NULL) <> (status = 'RUNNING')""",

@@ -46,7 +46,7 @@ again, _ = models.runs.start(db, run.pipeline_id, list(db.scalars(inputs)))
 # 7. Queue a running job again: its runner stops the function, and another one starts
 attempt = db.scalars(sa.select(models.Attempt).filter_by(status="RUNNING")).first()
 fence = models.attempts.Fence(attempt.id, attempt.job_id, attempt.number)
-models.attempts.hand_back(db, fence, "An operator queued the job again.", None, 3)
+models.attempts.hand_back(db, fence, "An operator queued the job again.", None, models.attempts.Retries())
 
 # 8. Read the end of the log of an attempt
 print(models.attempts.read_log(db, attempt.id)[-1000:].decode(errors="replace"))

@@ -190,6 +190,15 @@ class Settings:
     job_attempts: int = setting(
         whole, "3", "Number of failures, attempts whose worker is lost while it runs the job, after which it fails."
     )
+    retry_base: float = setting(
+        seconds,
+        "10",
+        "Seconds between the first failure that a job declares as transient and the next attempt; each further failure "
+        "doubles them.",
+    )
+    retry_cap: float = setting(
+        seconds, "600", "Maximum number of seconds between a transient failure and the next attempt."
+    )
     delivery_timeout: float = setting(
         seconds,
         "300",

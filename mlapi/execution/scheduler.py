@@ -19,6 +19,7 @@ from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.models import Attempt, attempts, dispatch, slots, workers
 from mlapi.models.attempts import WORKER
+from mlapi.models.backoff import Retries
 from mlapi.models.blobs import referenced
 from mlapi.models.jobs import Status
 from mlapi.models.slots import Allowance
@@ -213,11 +214,11 @@ class Scheduler:
 
     def _put_back(self, db: sa.orm.Session, fence: attempts.Fence, ending: Ending, *, fetched: bool) -> bool:
         """Queue, fail or cancel the job of an attempt without a result; returns False if it had one after all."""
-        limit = self._settings.job_attempts
+        retries = Retries.of(self._settings)
         if ending.fault is None and not ending.stopped:
-            return attempts.lose(db, fence, limit, ending.reason, None if fetched else ending.unfetched)
+            return attempts.lose(db, fence, retries, ending.reason, None if fetched else ending.unfetched)
         try:
-            attempts.hand_back(db, fence, ending.reason, ending.fault, limit)
+            attempts.hand_back(db, fence, ending.reason, ending.fault, retries)
         except AttemptOver:
             return False
         return True

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import AttemptOver, Conflict
 from mlapi.models import dispatch
+from mlapi.models.backoff import WORKER_LOST, Retries, is_transient
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
 from mlapi.models.jobs import TERMINAL, Job, Status, advance, lock_run, move
 from mlapi.models.modules import Function
@@ -35,6 +36,10 @@ SERVICE = "service"
 
 WORKER_GRACE = 5.0
 """Seconds that a living scheduler has to kill its runner before others queue the job again."""
+
+
+DEFAULT_RETRIES = Retries()
+"""The retries of the default settings."""
 
 
 class Fence(NamedTuple):
@@ -234,12 +239,15 @@ def hand_in(db: Session, fence: Fence, sha256: str, size: int) -> None:
         db.flush()
 
 
-def report(db: Session, fence: Fence, report: Report, tags_limit: float = math.inf) -> Status:
+def report(
+    db: Session, fence: Fence, report: Report, tags_limit: float = math.inf, retries: Retries = DEFAULT_RETRIES
+) -> Status:
     """End an attempt and its job, record outputs and metrics, and queue or cancel the dependent jobs.
 
-    Returns the final status of the job: FAILED instead of FINISHED if the manifest requires an output that is
-    missing. Everything happens in one transaction and only once: a second report raises `AttemptOver`. Raises
-    `Invalid` for an output that was not uploaded, an unknown input, and tags over their limit in bytes.
+    Returns the status of the job: FAILED instead of FINISHED if the manifest requires an output that is missing, and
+    QUEUED after a transient failure. Everything happens in one transaction and only once: a second report raises
+    `AttemptOver`. Raises `Invalid` for an output that was not uploaded, an unknown input, and tags over their limit in
+    bytes.
     """
     job = db.get(Job, fence.job_id)
     if job is None:
@@ -247,6 +255,10 @@ def report(db: Session, fence: Fence, report: Report, tags_limit: float = math.i
     lock_run(db, job.run_id)
     hold(db, fence)
     status, reason, metrics = report.status, report.reason, report.metrics
+    if status == Status.FAILED and is_transient(job, report.exit_code, report.failure):
+        db.refresh(job)
+        end = End(status, reason or "No reason was given.", None, report.digest, report.exit_code)
+        return _put_back(db, job, fence, retries, end, transient=True)
     if status == Status.FINISHED:
         missing = missing_output(db.get_one(Function, job.function_id), report.outputs)
         if missing is None:
@@ -257,7 +269,7 @@ def report(db: Session, fence: Fence, report: Report, tags_limit: float = math.i
         metrics = {}
     moved = move(db, status, held(fence), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
-    worker = _end_attempt(db, fence, status, reason, digest=report.digest)
+    worker = _end_attempt(db, fence, End(status, reason, None, report.digest, report.exit_code))
     if status != Status.CANCELLED:
         recover(db, worker)
     advance(db, job.run_id)
@@ -283,13 +295,20 @@ def digest_of(*content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _end_attempt(
-    db: Session, fence: Fence, status: str, reason: str | None, fault: str | None = None, digest: str | None = None
-) -> str:
+class End(NamedTuple):
+    """The end of an attempt: columns of its row."""
+
+    status: str
+    reason: str | None
+    fault: str | None = None
+    report_digest: str | None = None
+    exit_code: int | None = None
+
+
+def _end_attempt(db: Session, fence: Fence, end: End) -> str:
     """End an attempt; returns the name of its worker."""
-    end = sa.update(Attempt).where(Attempt.id == fence.id)
-    end = end.values(status=status, reason=reason, fault=fault, report_digest=digest, ended=clock())
-    worker = db.scalars(end.returning(Attempt.worker)).one()
+    ended = sa.update(Attempt).where(Attempt.id == fence.id).values(**end._asdict(), ended=clock())
+    worker = db.scalars(ended.returning(Attempt.worker)).one()
     db.execute(sa.delete(Upload).where(Upload.attempt_id == fence.id))
     return worker
 
@@ -308,8 +327,8 @@ def expired(db: Session | sa.Connection, worker: str | None = None) -> list[int]
     return list(db.scalars(query))
 
 
-def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None = None) -> bool:
-    """End an attempt whose worker is lost: queue the job again, or fail it after `limit` failures.
+def lose(db: Session, fence: Fence, retries: Retries, reason: str, fault: str | None = None) -> bool:
+    """End an attempt whose worker is lost: queue the job again, or fail it after too many failures.
 
     An attempt that never fetched its job, or that ended by a fault, is no failure of the job. If cancellation is
     requested, the job is cancelled. Returns False, without any effect, if the attempt has already ended.
@@ -321,15 +340,15 @@ def lose(db: Session, fence: Fence, limit: int, reason: str, fault: str | None =
     job = db.get(Job, fence.job_id, populate_existing=True)
     if job is None or not (job.status == Status.RUNNING and job.attempt == fence.number):
         return False
-    _put_back(db, job, fence, limit, LOST, reason, fault)
+    _put_back(db, job, fence, retries, End(LOST, reason, fault), transient=is_transient(job, failure=WORKER_LOST))
     return True
 
 
-def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, limit: int) -> Status:
+def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, retries: Retries) -> Status:
     """End an attempt whose runner hands the job back, and queue the job again; returns the status of the job.
 
     `fault` is `WORKER` if the machine is the cause, and counts against the worker. Only a job that its worker hands
-    back again and again while it completes others counts a failure, and fails after `limit` of them. `SERVICE` always
+    back again and again while it completes others counts a failure, and fails after too many. `SERVICE` always
     counts a failure: the function ran, and would run for ever if the service never took its results. If cancellation is
     requested, the job is cancelled. Raises `AttemptOver`.
     """
@@ -337,45 +356,48 @@ def hand_back(db: Session, fence: Fence, reason: str, fault: str | None, limit: 
     lock_run(db, job.run_id)
     hold(db, fence)
     db.refresh(job)
-    return _put_back(db, job, fence, limit, RETURNED, reason, fault, digest_of(RETURNED, reason, fault))
+    end = End(RETURNED, reason, fault, digest_of(RETURNED, reason, fault))
+    return _put_back(db, job, fence, retries, end, transient=False)
 
 
-_ENDS = {LOST: "Worker lost", RETURNED: "Handed back"}
+_ENDS = {LOST: "Worker lost", RETURNED: "Handed back", Status.FAILED: "Failed"}
 
 
-def _put_back(
-    db: Session,
-    job: Job,
-    fence: Fence,
-    limit: int,
-    status: str,
-    reason: str,
-    fault: str | None,
-    digest: str | None = None,
-) -> Status:
-    """End an attempt without a result, and queue, fail or cancel its job; the run must be locked."""
-    lost = status == LOST and _fetched(db, fence)
-    costs = _is_cause(db, fence) if fault == WORKER else lost or fault == SERVICE
+def _put_back(db: Session, job: Job, fence: Fence, retries: Retries, end: End, *, transient: bool) -> Status:
+    """End an attempt that is no result, and queue, fail or cancel its job; the run must be locked.
+
+    A job that declares the failure as transient waits before its next attempt.
+    """
+    costs, limit, reason = _costs(db, fence, end), retries.limit(job), end.reason or ""
     failures = job.failures + costs
     values: dict[str, object] = {"failures": failures, "lease_until": None}
-    end = _ENDS[status]
     if job.cancel_requested:
         to, why = Status.CANCELLED, "Cancelled while it ran."
     elif costs and failures >= limit:
-        to, why = (
-            Status.FAILED,
-            f"{end} in {failures} of {fence.number} attempts. Last: {reason[:1].lower()}{reason[1:]}",
-        )
+        last = f"{reason[:1].lower()}{reason[1:]}"
+        to, why = Status.FAILED, f"{_ENDS[end.status]} in {failures} of {fence.number} attempts. Last: {last}"
     else:
         failure = f" (failure {failures} of {limit})" if costs else ""
-        to, why = Status.QUEUED, f"{end} in attempt {fence.number}{failure}; queued again. {reason}"
-    values |= {"queued": clock()} if to == Status.QUEUED else {"ended": clock()}
+        to, why = Status.QUEUED, f"{_ENDS[end.status]} in attempt {fence.number}{failure}; queued again. {reason}"
+    if to == Status.QUEUED:
+        values |= {"queued": clock(), "not_before": clock(retries.delay(failures)) if costs and transient else None}
+    else:
+        values["ended"] = clock()
     move(db, to, held(fence), reason=why, **values)
-    worker = _end_attempt(db, fence, status, reason, fault, digest)
-    if fault == WORKER:
+    worker = _end_attempt(db, fence, end)
+    if end.fault == WORKER:
         count_fault(db, worker, reason)
+    elif end.status == Status.FAILED:
+        recover(db, worker)
     advance(db, job.run_id)
     return to
+
+
+def _costs(db: Session, fence: Fence, end: End) -> bool:
+    """Whether the end of an attempt is a failure of its job."""
+    if end.fault == WORKER:
+        return _is_cause(db, fence)
+    return end.fault == SERVICE or end.status == Status.FAILED or (end.status == LOST and _fetched(db, fence))
 
 
 def _fetched(db: Session, fence: Fence) -> bool:

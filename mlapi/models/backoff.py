@@ -1,8 +1,9 @@
 """Automatic retries: which failures of attempts are transient, and when their jobs are tried again."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mlapi.models.jobs import Job
+from mlapi.settings import Settings
 
 TIMEOUT = "timeout"
 """The failure of an attempt that a time limit ended."""
@@ -17,6 +18,11 @@ class Retries(NamedTuple):
     attempts: int = 3
     base: float = 10.0
     cap: float = 600.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The retries of these settings."""
+        return cls(settings.job_attempts, settings.retry_base, settings.retry_cap)
 
     def limit(self, job: Job) -> int:
         """The number of failures after which a job fails."""

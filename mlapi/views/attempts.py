@@ -11,6 +11,7 @@ from mlapi.http.downloads import download
 from mlapi.http.request import Request
 from mlapi.models import attempts as rules
 from mlapi.models.attempts import RETURNED
+from mlapi.models.backoff import Retries
 from mlapi.models.jobs import Status
 from mlapi.models.outputs import Output
 from mlapi.resources.attempts import (
@@ -113,16 +114,17 @@ def finish(report: Report, request: Request) -> ReportDocument:
     The status RETURNED hands the job back, which queues it again; `fault` is "worker" if the machine is the cause, and
     "service" if the service has not accepted the results. The same report again has the same response.
     """
-    body, fence, db = request.validated["body"], report.item.fence, request.db
+    body, fence, db, settings = request.validated["body"], report.item.fence, request.db, request.settings
+    retries = Retries.of(settings)
     if body["status"] == RETURNED:
         reason, fault = body["reason"] or "No reason was given.", body["fault"]
         digest = rules.digest_of(RETURNED, reason, fault)
-        end = partial(rules.hand_back, db, fence, reason, fault, request.settings.job_attempts)
+        end = partial(rules.hand_back, db, fence, reason, fault, retries)
     else:
         outputs = [Output(**output) for output in body["outputs"]]
         failure = body["exit_code"], body["failure"]
         ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs, *failure)
-        digest, end = ending.digest, partial(rules.report, db, fence, ending, request.settings.tags_limit)
+        digest, end = ending.digest, partial(rules.report, db, fence, ending, settings.tags_limit, retries)
     try:
         return {"status": end()}
     except AttemptOver:

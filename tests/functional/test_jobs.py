@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from mlapi.check import of_tables
 from mlapi.models import Attempt, Job, Worker, attempts, workers
+from mlapi.models.backoff import Retries
 from mlapi.models.base import clock
 from mlapi.models.slots import allowance
 from tests.support import HOST, Runner, claimed, is_problem, picky, pipeline_of
@@ -51,7 +52,7 @@ def lose(wsgi):
 
     def lost(runner, most=3):
         with wsgi.registry.database.writing.begin() as db:
-            return attempts.lose(db, db.get_one(Attempt, runner.claim.attempt_id), most, "Not heard of.")
+            return attempts.lose(db, db.get_one(Attempt, runner.claim.attempt_id).fence, Retries(most), "Not heard of.")
 
     return lost
 

@@ -25,6 +25,7 @@ from mlapi.models import (
     slots,
     workers,
 )
+from mlapi.models.backoff import Retries
 from tests.support import API, World, claimed, pipeline_of, services
 
 MOST = 4
@@ -200,11 +201,11 @@ def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi)
         with database.writing.begin() as db:
             assert slots.allowance(db, "tests", 2).jobs == 0
             [again] = attempts.claim(db, "tests", 1, 60, trial=True)
-            attempts.hand_back(db, again.fence, "full", attempts.WORKER, 3)
+            attempts.hand_back(db, again.fence, "full", attempts.WORKER, Retries(3))
             [again] = attempts.claim(db, "tests", 1, 60)
             assert [each.id for each in slots.running(db, "tests")] == [again.attempt_id]
             assert attempts.expired(db, "tests") == []
-            attempts.lose(db, again.fence, 3, "lost")
+            attempts.lose(db, again.fence, Retries(3), "lost")
             assert dispatch.waiting(db, "tests")
             assert slots.running(db, "tests") == []
         place = "users/ada/pipelines/{pipeline}/runs/{run}".format(**other.keys)

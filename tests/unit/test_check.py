@@ -26,15 +26,12 @@ BREAKS = {
         ("UPDATE runs SET task_count = 3 WHERE id = 1", (1, 3, 2)),
         ("UPDATE jobs SET run_id = 3, position = 9 WHERE id = 1", (3, 2, 3)),
     ],
-    "I2 job {0} is {1}, but has {2} finished or failed attempts": [
+    "I2 job {0} is {1}, but has {2} finished attempts": [
         ("UPDATE attempts SET status = 'LOST' WHERE id = 1", (1, "FINISHED", 0)),
-        ("UPDATE attempts SET job_id = 1, number = 2 WHERE id = 2", (1, "FINISHED", 2)),
         ("UPDATE attempts SET job_id = 5, number = 1 WHERE id = 1", (5, "QUEUED", 1)),
-        ("UPDATE attempts SET status = 'FAILED' WHERE id = 3", (2, "RUNNING", 1)),
-        ("UPDATE jobs SET status = 'CANCELLED' WHERE id = 3", (3, "CANCELLED", 1)),
-    ],
-    "I2 job {0} is FAILED, but its attempt {1} is FINISHED": [
-        ("UPDATE attempts SET status = 'FINISHED' WHERE id = 2", (3, 2)),
+        ("UPDATE attempts SET status = 'FINISHED' WHERE id = 3", (2, "RUNNING", 1)),
+        ("UPDATE attempts SET status = 'FINISHED' WHERE id = 2", (3, "FAILED", 1)),
+        ("UPDATE jobs SET reused_from_id = 1 WHERE id = 1", (1, "FINISHED", 1)),
     ],
     "I2 job {0} is {1}, which contradicts its end time": [
         ("UPDATE jobs SET ended = NULL WHERE id = 1", (1, "FINISHED")),
@@ -46,7 +43,7 @@ BREAKS = {
         ("UPDATE jobs SET attempt = 0 WHERE id = 3", (3, 0, 1)),
         ("UPDATE attempts SET number = 2 WHERE id = 1", (1, 1, 1)),
     ],
-    "I3 job {0} has {1} failures, but {2} attempts that were lost or handed back": [
+    "I3 job {0} has {1} failures, but {2} attempts that failed, were lost or handed back": [
         ("UPDATE jobs SET failures = 1 WHERE id = 1", (1, 1, 0)),
     ],
     "I3 attempt {0} is {1}, which contradicts its end time": [

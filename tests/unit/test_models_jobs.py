@@ -34,12 +34,13 @@ from mlapi.models import (
     workers,
 )
 from mlapi.models.attempts import Fence, Output, Report
+from mlapi.models.backoff import Retries
 from mlapi.models.base import clock
 from mlapi.models.jobs import MOVES, TERMINAL, Status
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
-MOST = 3
+MOST = Retries(3)
 
 AFTER = [
     [None],
@@ -285,7 +286,7 @@ def test_a_cancellation_request_is_not_inherited_by_a_requeued_job(job):
     assert attempts.beat(db, attempt, 60) is False
     jobs.cancel(db, number)
     assert attempts.beat(db, attempt, 60) is True
-    assert attempts.lose(db, attempt, 3, "lost") is True
+    assert attempts.lose(db, attempt, MOST, "lost") is True
     assert db.scalar(sa.select(Job.status)) == Status.CANCELLED
 
 
