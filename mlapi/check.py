@@ -60,12 +60,25 @@ QUERIES = {
     "I4 job {0} is PENDING, but all its parents have ended": """
         SELECT jobs.id FROM jobs WHERE jobs.status = 'PENDING' AND NOT EXISTS (
             SELECT 1 FROM job_parents JOIN jobs AS before ON job_parents.parent_id = before.id
-            WHERE job_parents.job_id = jobs.id AND before.status IN ('PENDING', 'QUEUED', 'RUNNING'))""",
+            WHERE job_parents.job_id = jobs.id AND before.status IN ('PENDING', 'QUEUED', 'RUNNING'))
+        AND NOT EXISTS (
+            SELECT 1 FROM job_dependencies JOIN jobs AS before ON job_dependencies.dependency_id = before.id
+            WHERE job_dependencies.job_id = jobs.id AND before.status IN ('PENDING', 'QUEUED', 'RUNNING'))""",
+    "I4 job {0} is {1}, but has a lease": """
+        SELECT id, status FROM jobs WHERE status <> 'RUNNING' AND lease_until IS NOT NULL""",
     "I5 job {0} is {1}, but its parent {2} is {3}": """
         SELECT jobs.id, jobs.status, before.id, before.status FROM jobs
         JOIN job_parents ON job_parents.job_id = jobs.id
         JOIN jobs AS before ON job_parents.parent_id = before.id
         WHERE jobs.status NOT IN ('PENDING', 'CANCELLED') AND before.status <> 'FINISHED'""",
+    "I5 job {0} is {1}, but job {2}, on which it depends, is {3}": """
+        SELECT jobs.id, jobs.status, before.id, before.status FROM jobs
+        JOIN job_dependencies ON job_dependencies.job_id = jobs.id
+        JOIN jobs AS before ON job_dependencies.dependency_id = before.id
+        WHERE jobs.status NOT IN ('PENDING', 'CANCELLED') AND before.status <> 'FINISHED'""",
+    "I5 job {0} depends on job {1}, which is not of an older run": """
+        SELECT jobs.id, before.id FROM jobs JOIN job_dependencies ON job_dependencies.job_id = jobs.id
+        JOIN jobs AS before ON job_dependencies.dependency_id = before.id WHERE before.run_id >= jobs.run_id""",
     "I5 job {0} has input file {1}, which is not an output of its parents": """
         SELECT job_inputs.job_id, files.id FROM job_inputs JOIN files ON job_inputs.file_id = files.id
         WHERE EXISTS (SELECT 1 FROM job_parents WHERE job_parents.job_id = job_inputs.job_id)
@@ -86,6 +99,15 @@ QUERIES = {
         SELECT files.id, files.job_id FROM files WHERE files.job_id IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM job_outputs
                         WHERE job_outputs.job_id = files.job_id AND job_outputs.file_id = files.id)""",
+    "I9 job {0} reuses job {1}, which has other outputs or did not finish": """
+        SELECT jobs.id, original.id FROM jobs JOIN jobs AS original ON jobs.reused_from_id = original.id
+        WHERE jobs.status <> 'FINISHED' OR original.status <> 'FINISHED' OR original.reused_from_id IS NOT NULL
+        OR (SELECT count(*) FROM job_outputs WHERE job_id = jobs.id)
+        <> (SELECT count(*) FROM job_outputs AS own JOIN job_outputs AS others
+            ON own.number = others.number AND own.file_id = others.file_id
+            WHERE own.job_id = jobs.id AND others.job_id = original.id)
+        OR (SELECT count(*) FROM job_outputs WHERE job_id = jobs.id)
+        <> (SELECT count(*) FROM job_outputs WHERE job_id = original.id)""",
     "I10 run {0} and its pipeline have different owners": """
         SELECT runs.id FROM runs JOIN pipelines ON runs.pipeline_id = pipelines.id
         WHERE runs.owner_id <> pipelines.owner_id""",
@@ -99,6 +121,11 @@ QUERIES = {
     "I10 file {0} and its job {1} have different owners": """
         SELECT files.id, jobs.id FROM files JOIN jobs ON files.job_id = jobs.id
         WHERE files.owner_id <> jobs.owner_id""",
+    "I10 job {0} and the job {1} that it reuses or on which it depends have different owners": """
+        SELECT jobs.id, others.id FROM jobs JOIN jobs AS others ON others.id = jobs.reused_from_id
+        WHERE jobs.owner_id <> others.owner_id
+        UNION ALL SELECT jobs.id, others.id FROM jobs JOIN job_dependencies ON job_dependencies.job_id = jobs.id
+        JOIN jobs AS others ON job_dependencies.dependency_id = others.id WHERE jobs.owner_id <> others.owner_id""",
     "I10 job {0} and its output {1} have different owners": """
         SELECT jobs.id, files.id FROM job_outputs JOIN jobs ON job_outputs.job_id = jobs.id
         JOIN files ON job_outputs.file_id = files.id WHERE files.owner_id <> jobs.owner_id""",

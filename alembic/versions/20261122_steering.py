@@ -137,6 +137,7 @@ def upgrade() -> None:
     op.add_column('workers', sa.Column('cpus', sa.Double(), nullable=True))
     op.add_column('workers', sa.Column('memory', sa.BigInteger(), nullable=True))
     op.add_column('workers', sa.Column('gpus', sa.BigInteger(), nullable=True))
+    op.add_column('functions', sa.Column('deterministic', sa.Boolean(), server_default=sa.false(), nullable=False))
     remember_ids()
     with changed('jobs') as batch:
         batch.add_column(sa.Column('queue_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), server_default='1', nullable=False))
@@ -233,6 +234,7 @@ def downgrade() -> None:
     op.drop_column('attempts', 'peak_memory')
     op.drop_column('attempts', 'exit_code')
 
+    op.drop_column('functions', 'deterministic')
     forget_ids()
     op.drop_table('metrics')
     op.drop_table('job_outputs')

@@ -51,6 +51,7 @@ class FunctionDocument(TypedDict):
     output_tags: list[dict[str, str]]
     input_files: NotRequired[FilesDocument]
     output_files: NotRequired[list[str]]
+    deterministic: NotRequired[bool]
 
 
 class ModuleDocument(TypedDict):
@@ -190,6 +191,7 @@ class OwnFunction(MLsploitFunction):
     options = _list(_OwnOption())
     input_files = _InputFiles(validator=_ordered_bounds, missing={"minimum": 1, "maximum": None})
     output_files = _strings((0, ITEMS_LIMIT), (1, 255), missing=(), validator=_file_patterns)
+    deterministic = colander.SchemaNode(Flag(), missing=False)
 
 
 class MLsploitModule(_Schema):

@@ -202,6 +202,7 @@ def _function(function: FunctionDocument) -> Function:
         min_files=files["minimum"],
         max_files=files["maximum"],
         output_files=tuple(function.get("output_files", ())),
+        deterministic=function.get("deterministic", False),
     )
 
 

@@ -17,9 +17,10 @@ from mlapi.errors import AttemptOver, Conflict
 from mlapi.models import dispatch
 from mlapi.models.backoff import WORKER_LOST, Retries, is_transient
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
-from mlapi.models.jobs import TERMINAL, Job, Status, advance, lock_run, move
+from mlapi.models.jobs import TERMINAL, Job, Status, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
+from mlapi.models.progress import advance
 from mlapi.models.workers import LIVES, Worker, count_fault, recover
 
 LOST = "LOST"

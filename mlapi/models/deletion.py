@@ -14,7 +14,7 @@ from mlapi.models.base import Base, affected_rows
 from mlapi.models.events import record
 from mlapi.models.files import File
 from mlapi.models.grids import Grid
-from mlapi.models.jobs import TERMINAL, Job, JobInput, JobOutput, JobParent
+from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobOutput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
@@ -47,7 +47,7 @@ class Held(Conflict):
 def delete_run(db: Session, run_id: int) -> Counter[str]:
     """Delete a run with its jobs and the files that they created; returns the number of deleted rows of each kind.
 
-    Raises `Gone`, and `Conflict` while a job has not ended, or if another run uses one of the files.
+    Raises `Gone`, and `Conflict` while a job has not ended, or if another run uses one of the files or reuses a job.
     """
     Run.lock(db, run_id)
     return _delete_runs(db, Run.id == run_id)
@@ -71,6 +71,7 @@ def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]
         (None, JobInput, JobInput.job_id.in_(jobs)),
         (None, JobOutput, JobOutput.job_id.in_(jobs)),
         (None, JobParent, JobParent.job_id.in_(jobs)),
+        (None, JobDependency, sa.or_(JobDependency.job_id.in_(jobs), JobDependency.dependency_id.in_(jobs))),
         (None, RunFile, RunFile.run_id.in_(runs)),
         ("files", File, File.job_id.in_(jobs)),
         ("jobs", Job, Job.run_id.in_(runs)),
@@ -90,8 +91,10 @@ def _check_runs(db: Session, condition: sa.ColumnElement[bool]) -> None:
     if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
         raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
     runs = sa.select(Run.id).where(condition)
-    outputs = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.run_id.in_(runs))
+    jobs = sa.select(Job.id).where(Job.run_id.in_(runs))
+    outputs = sa.select(File.id).where(File.job_id.in_(jobs))
     users = sa.union(
+        sa.select(Job.run_id).where(Job.reused_from_id.in_(jobs), Job.run_id.not_in(runs)),
         sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)),
         *(
             sa.select(Job.run_id)

@@ -6,14 +6,14 @@ status, by compare-and-set in SQL.
 
 import enum
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
-from mlapi.errors import Conflict, Gone
-from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, affected_rows, clock
+from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, clock
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 from mlapi.models.patterns import Named, choose
@@ -27,7 +27,7 @@ class Status(enum.StrEnum):
     """The status of a job."""
 
     PENDING = "PENDING"
-    """Waiting for its parents."""
+    """Waiting for its parents, or for jobs of other runs."""
     QUEUED = "QUEUED"
     """Waiting for a worker."""
     RUNNING = "RUNNING"
@@ -37,21 +37,25 @@ class Status(enum.StrEnum):
     FAILED = "FAILED"
     """The function failed or does not accept its inputs, or the worker was lost in too many attempts."""
     CANCELLED = "CANCELLED"
-    """Cancelled by a user, or because a parent did not finish."""
+    """Cancelled by a user, or because a job that must finish before did not."""
 
 
 MOVES: dict[Status, frozenset[Status]] = {
     Status.PENDING: frozenset({Status.QUEUED, Status.FAILED, Status.CANCELLED}),
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED, Status.FINISHED}),
     Status.RUNNING: frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED, Status.QUEUED}),
     Status.FINISHED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.CANCELLED: frozenset(),
+    Status.FAILED: frozenset({Status.PENDING}),
+    Status.CANCELLED: frozenset({Status.PENDING}),
 }
-"""The allowed transitions; RUNNING returns to QUEUED if the worker is lost, PENDING fails if the inputs do not fit."""
+"""The allowed transitions.
 
-TERMINAL = frozenset(status for status, moves in MOVES.items() if not moves)
-"""The states without further transitions."""
+RUNNING returns to QUEUED if the worker is lost or the failure is transient. A job moves from QUEUED to FINISHED only if
+it reuses the results of another (`models.reuse`), and from an end to PENDING only by a retry (`models.retries`).
+"""
+
+TERMINAL = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED})
+"""The states of ended jobs."""
 
 
 class Job(Numbered):
@@ -204,7 +208,10 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def lock_run(db: Session, run_id: int) -> None:
-    """Lock a run: if two of its jobs end at the same time, the second transaction sees the result of the first."""
+    """Lock a run: if two of its jobs end at the same time, the second transaction sees the result of the first.
+
+    The lock is compatible with `KEY SHARE`, by which other runs protect results that they reuse from deletion.
+    """
     db.execute(_LOCK, {"run_id": run_id})
 
 
@@ -212,16 +219,17 @@ _LOCK: sa.Select[int] = (
     sa.select(sa.column("id", sa.BigInteger))
     .select_from(sa.table("runs"))  # models.runs imports this module.
     .where(sa.column("id") == sa.bindparam("run_id"))
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
 
 
-def advance(db: Session, run_id: int) -> None:
+def advance(db: Session, run_id: int) -> list[int]:
     """Queue the pending jobs of a run whose parents have all finished; cancel those with a parent that cannot finish.
 
-    A job takes the outputs of its parents in the order of the parents, whichever of them finished first. It fails if
-    its function does not accept them. The number of statements does not depend on the number of jobs, except that
-    there is one for each reason, and for each choice of inputs.
+    Jobs of other runs, on which a first job depends, count as well. A job takes the outputs of its parents in the order
+    of the parents, whichever of them finished first. It fails if its function does not accept them. The number of
+    statements does not depend on the number of jobs, except that there is one for each reason, and for each choice of
+    inputs. Returns the ids of the queued jobs. Call `models.progress.advance`, which also does what follows.
     """
     jobs = {job.id: job for job in db.execute(_JOBS, {"run_id": run_id})}
     status = {job.id: job.status for job in jobs.values()}
@@ -229,33 +237,60 @@ def advance(db: Session, run_id: int) -> None:
     for job_id, parent_id in db.execute(_PARENTS, {"run_id": run_id}):
         parents.setdefault(job_id, []).append(parent_id)
     pending = [job_id for job_id in jobs if status[job_id] == Status.PENDING]  # In order: parents come first.
+    blocked = _blocked(db, [job_id for job_id in pending if job_id not in parents])
     ready = {job_id for job_id in pending if all(status[each] == Status.FINISHED for each in parents.get(job_id, []))}
+    ready -= blocked.keys()
     outputs = _outputs(db, {parent for job_id in ready for parent in parents.get(job_id, [])})
     ended: dict[tuple[Status, str], list[int]] = {}
     chosen: dict[tuple[Named, ...], list[int]] = {}
     for job_id in pending:
-        job, reason = jobs[job_id], None
+        earlier = [jobs[parent] for parent in parents.get(job_id, [])]
+        to, reason = Status.CANCELLED, blocked.get(job_id) or _unfit(earlier, status)
         if job_id in ready:
-            sources = {jobs[parent].position: outputs.get(parent, []) for parent in parents.get(job_id, [])}
-            files = choose(job.patterns, sources)
-            if (problem := job.Function.problem_with_files([file.name for file in files])) is None:
-                chosen.setdefault(tuple(files), []).append(job_id)
-            else:
-                status[job_id], reason = Status.FAILED, f"Not run: {problem}"
-        elif unfit := [
-            parent for parent in parents.get(job_id, []) if status[parent] in (Status.FAILED, Status.CANCELLED)
-        ]:
-            parent = jobs[unfit[0]]
-            reason = f"Not run: parent job {parent.id} ({parent.Function.name}) is {status[parent.id]}."
-            status[job_id] = Status.CANCELLED
+            sources = {parent.position: outputs.get(parent.id, []) for parent in earlier}
+            files, problem = _chosen(jobs[job_id], sources)
+            to, reason = Status.FAILED, problem and f"Not run: {problem}"
+            if problem is None:
+                chosen.setdefault(files, []).append(job_id)
         if reason is not None:
-            ended.setdefault((status[job_id], reason), []).append(job_id)
+            status[job_id] = to
+            ended.setdefault((to, reason), []).append(job_id)
     for (to, reason), job_ids in ended.items():
         move(db, to, Job.id.in_(job_ids), reason=reason, ended=clock())
     for taken, job_ids in chosen.items():
         add_inputs(db, job_ids, taken)
-    if chosen:
-        move(db, Status.QUEUED, Job.id.in_([each for ids in chosen.values() for each in ids]), queued=clock())
+    queued = [job_id for job_ids in chosen.values() for job_id in job_ids]
+    if queued:
+        move(db, Status.QUEUED, Job.id.in_(queued), queued=clock())
+    return queued
+
+
+def _blocked(db: Session, job_ids: list[int]) -> dict[int, str | None]:
+    """The jobs that wait for jobs of other runs, with the reason if one of these cannot finish."""
+    blocked: dict[int, str | None] = {}
+    for job_id, number, function, status in db.execute(_DEPENDENCIES, {"jobs": job_ids}) if job_ids else ():
+        if status in TERMINAL and blocked.get(job_id) is None:
+            blocked[job_id] = f"Not run: job {number} ({function}), on which it depends, is {status}."
+        else:
+            blocked.setdefault(job_id, None)
+    return blocked
+
+
+def _unfit(parents: Sequence[Any], status: Mapping[int, str]) -> str | None:
+    """The reason why a job cannot run whose parents have this status, or None."""
+    for parent in parents:
+        if status[parent.id] in TERMINAL - {Status.FINISHED}:
+            return f"Not run: parent job {parent.id} ({parent.Function.name}) is {status[parent.id]}."
+    return None
+
+
+def _chosen(job: Any, sources: dict[int, list[Named]]) -> tuple[tuple[Named, ...], str | None]:
+    """The inputs of a job from the outputs of its parents, and why its function does not accept them.
+
+    A job without parents has taken files of the run at its start.
+    """
+    files = choose(job.patterns, sources) if sources else []
+    return tuple(files), job.Function.problem_with_files([file.name for file in files]) if sources else None
 
 
 def _outputs(db: Session, job_ids: Collection[int]) -> dict[int, list[Named]]:
@@ -281,24 +316,10 @@ _PARENTS = (
     .where(Job.run_id == sa.bindparam("run_id"))
     .order_by(JobParent.job_id, JobParent.parent_id)
 )
-
-
-def cancel(db: Session, job_id: int) -> None:
-    """Cancel a job: immediately if it is waiting, at the next heartbeat of its runner if it is running.
-
-    Raises `Conflict` if it has ended.
-    """
-    run_id = db.scalar(sa.select(Job.run_id).where(Job.id == job_id))
-    if run_id is None:
-        raise Gone()
-    lock_run(db, run_id)
-    waiting = sa.and_(Job.id == job_id, Job.status != Status.RUNNING)
-    if move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock()):
-        advance(db, run_id)
-        return
-    running = sa.update(Job).where(Job.id == job_id, Job.status == Status.RUNNING)
-    if not affected_rows(db, running.values(cancel_requested=True)):
-        status = db.scalar(sa.select(Job.status).where(Job.id == job_id))
-        if status is None:
-            raise Gone()
-        raise Conflict(f"The job has ended: it is {status}.")
+_DEPENDENCIES = (
+    sa.select(JobDependency.job_id, Job.id, Function.name, Job.status)
+    .join(Job, JobDependency.dependency_id == Job.id)
+    .join(Function, Job.function_id == Function.id)
+    .where(JobDependency.job_id.in_(sa.bindparam("jobs", expanding=True)), Job.status != Status.FINISHED)
+    .order_by(JobDependency.job_id, Job.id)
+)

@@ -20,6 +20,7 @@ class Function:
     min_files: int
     max_files: int | None
     output_files: tuple[str, ...]
+    deterministic: bool
 
 
 @dataclass(frozen=True, slots=True)

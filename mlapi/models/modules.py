@@ -60,6 +60,7 @@ class Function(Numbered):
     min_files: Mapped[int]
     max_files: Mapped[int | None]
     output_files: Mapped[list[str]]
+    deterministic: Mapped[bool] = mapped_column(default=False)
 
     def problem_with_files(self, names: list[str]) -> str | None:
         """The reason why the function does not accept input files with these names, or None."""
@@ -149,6 +150,7 @@ def _function(version: ModuleVersion, described: manifests.Function) -> Function
         min_files=described.min_files,
         max_files=described.max_files,
         output_files=list(described.output_files),
+        deterministic=described.deterministic,
     )
 
 

@@ -10,16 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
-from mlapi.errors import Conflict, FieldErrors, Invalid
+from mlapi.errors import Conflict, FieldErrors, Gone, Invalid
+from mlapi.models import dependencies
 from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
 from mlapi.models.combinations import Axis, check_axes, combine
+from mlapi.models.dependencies import Dependencies
 from mlapi.models.files import File
 from mlapi.models.grids import ROWS, Grid
-from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, move
+from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.patterns import RUN, Named, choose
 from mlapi.models.pipelines import Pipeline, Task, parents
 from mlapi.models.plans import Plan, RunOptions, plan
+from mlapi.models.progress import begin, follow
 
 AT_ONCE = {"render_nulls": True}
 """Execution options of an INSERT of many rows: without it, rows with other null columns are other statements."""
@@ -70,9 +73,9 @@ def start(
 ) -> tuple[Run, bool]:
     """Create a run and all its jobs; returns the run and whether it is new: the same `key` returns the same run.
 
-    Raises `Conflict` if the pipeline is disabled or has no tasks, if a queue is locked, or if the key was used for
-    another request; `Invalid` for a file that is not the owner's or that the function of a first task does not accept,
-    and for changes that do not fit the tasks.
+    Raises `Conflict` if the pipeline is disabled or has no tasks, if a queue is locked, if a job on which the run
+    depends has failed, or if the key was used for another request; `Invalid` for a file that is not the owner's or that
+    the function of a first task does not accept, for changes that do not fit the tasks, and for unknown dependencies.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
     digest = request_digest(key, file_ids, options)
@@ -118,13 +121,17 @@ def start_grid(
 
 
 class Prepared(NamedTuple):
-    """What the runs of one request have in common: the plans of their jobs, the parents of the jobs, and the files."""
+    """What the runs of one request have in common.
+
+    These are the plans of their jobs, the parents of the jobs, the files, and the jobs on which the runs depend.
+    """
 
     pipeline: Pipeline
     tasks: list[Task]
     parents: list[list[int]]
     plans: list[Plan]
     files: list[Named]
+    before: Dependencies
 
 
 def prepare(db: Session, pipeline: Pipeline, file_ids: list[int], options: RunOptions) -> Prepared:
@@ -134,18 +141,21 @@ def prepare(db: Session, pipeline: Pipeline, file_ids: list[int], options: RunOp
     tasks = pipeline.tasks(db)
     if not tasks:
         raise Conflict("The pipeline has no tasks.")
-    dependencies = parents(tasks)
+    graph = parents(tasks)
     errors = FieldErrors()
     plans: list[Plan] = []
     files: list[Named] = []
+    before = Dependencies()
     with errors.collect():
-        plans = plan(db, tasks, dependencies, options)
+        plans = plan(db, tasks, graph, options)
     with errors.collect():
         files = find_files(db, pipeline.owner_id, file_ids)
+    with errors.collect():
+        before = dependencies.find(db, pipeline.owner_id, options.depends_on)
     errors.raise_all()
     functions = [task.function for task in tasks]
-    check_files(plans, dependencies, functions, files)
-    return Prepared(pipeline, tasks, dependencies, plans, files)
+    check_files(plans, graph, functions, files)
+    return Prepared(pipeline, tasks, graph, plans, files, before)
 
 
 def request_digest(key: str | None, *request: object) -> str | None:
@@ -199,7 +209,7 @@ def create(
 
     The number of statements does not depend on the number of runs.
     """
-    pipeline, _, graph, _, files = prepared
+    pipeline, _, graph, _, files, before = prepared
     of_all = {"pipeline_id": pipeline.id, "owner_id": pipeline.owner_id, "task_count": len(graph), **columns}
     rows = [{**of_all, "changes": changes} for changes, _ in runs]
     created = _insert(db, rows)
@@ -213,7 +223,8 @@ def create(
         copied = sa.select(Run.id, RunFile.position, RunFile.file_id).join_from(RunFile, Run, others)
         copied = copied.where(RunFile.run_id == created[0].id)
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
-    _create_jobs(db, created, [plans for _, plans in runs], graph, files)
+    first = _create_jobs(db, created, [plans for _, plans in runs], graph, files, wait=before.wait)
+    begin(db, first, before.job_ids, wait=before.wait)
     return created
 
 
@@ -226,16 +237,17 @@ def _insert(db: Session, rows: list[dict[str, object]]) -> list[Run]:
 
 
 def _create_jobs(
-    db: Session, runs: list[Run], planned: list[list[Plan]], graph: list[list[int]], files: list[Named]
-) -> None:
+    db: Session, runs: list[Run], planned: list[list[Plan]], graph: list[list[int]], files: list[Named], *, wait: bool
+) -> list[int]:
+    """Create the jobs of runs; returns the ids of those without parents, which `wait` or are queued."""
     rows = [
         {
             **each,
             "run_id": run.id,
             "pipeline_id": run.pipeline_id,
             "owner_id": run.owner_id,
-            "status": Status.PENDING if earlier else Status.QUEUED,
-            "queued": None if earlier else run.created,
+            "status": Status.PENDING if earlier or wait else Status.QUEUED,
+            "queued": None if earlier or wait else run.created,
             "created": run.created,
         }
         for run, plans in zip(runs, planned, strict=True)
@@ -261,6 +273,7 @@ def _create_jobs(
             chosen.setdefault(taken, []).extend(ids[index::size])
     for taken, job_ids in chosen.items():
         add_inputs(db, job_ids, taken)
+    return [job_id for job_ids in chosen.values() for job_id in job_ids]
 
 
 def changes_of(options: RunOptions, plans: list[Plan]) -> JsonObject | None:
@@ -280,7 +293,9 @@ def cancel(db: Session, run_id: int) -> None:
 
     Raises `Conflict` if the run has ended.
     """
-    Run.lock(db, run_id)
+    if db.scalar(sa.select(Run.id).where(Run.id == run_id)) is None:
+        raise Gone()
+    lock_run(db, run_id)
     if not _cancel(db, Job.run_id == run_id):
         raise Conflict("The run has ended.")
 
@@ -297,7 +312,9 @@ def _cancel(db: Session, jobs: sa.ColumnElement[bool]) -> bool:
     waiting = sa.and_(jobs, Job.status.in_([Status.PENDING, Status.QUEUED]))
     moved = move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock())
     running = sa.update(Job).where(jobs, Job.status == Status.RUNNING)
-    return bool(affected_rows(db, running.values(cancel_requested=True)) or moved)
+    found = bool(affected_rows(db, running.values(cancel_requested=True)) or moved)
+    follow(db, jobs)
+    return found
 
 
 def statuses(db: Session | sa.Connection, run_ids: list[int]) -> dict[int, dict[str, int]]:

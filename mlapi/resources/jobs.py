@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, Job, JobInput, JobOutput, JobParent, Queue, Run, User
+from mlapi.models import Attempt, Job, JobDependency, JobInput, JobOutput, JobParent, Queue, Run, User
 from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.waits import REASON
@@ -17,6 +17,7 @@ from mlapi.resources.tree import Linker, Part, Url
 
 jobs, runs, users, queues = Job.__table__.c, Run.__table__.c, User.__table__.c, Queue.__table__.c
 parents, inputs, outputs = JobParent.__table__.c, JobInput.__table__.c, JobOutput.__table__.c
+dependencies = JobDependency.__table__.c
 
 OWNER = Reference(jobs.owner_id, sa.select(users.id))
 FUNCTION = Reference(jobs.function_id, sa.select(functions.id).select_from(ModuleFunction.source))
@@ -53,6 +54,8 @@ class JobDocument(JobSummary):
 
     task: Url | None
     after: list[Url]
+    depends_on: list[Url]
+    reused_from: Url | None
     arguments: JsonObject
     priority: int
     timeout: float | None
@@ -76,27 +79,43 @@ class JobCancel(Part["JobItem"]):
     """The cancellation of a job."""
 
 
+class JobRetry(Part["JobItem"]):
+    """The retry of a job."""
+
+
+Number = sa.ColumnElement[int]
+NONE: Number = sa.cast(sa.null(), sa.BigInteger)
+other = Job.__table__.alias("other").c
+
+
 def _linked(
-    relation: str, linked: sa.ColumnElement[int], order: sa.ColumnElement[int], job: sa.ColumnElement[int]
-) -> sa.Select[str, int, int]:
+    relation: str, linked: Number, order: Number, job: Number, run: Number = NONE, pipeline: Number = NONE
+) -> sa.Select[str, int, int, int, int]:
     name: sa.Label[str] = sa.literal_column(f"'{relation}'").label("relation")
-    return sa.select(name, linked.label("linked"), order.label("position")).where(job == sa.bindparam("job"))
+    columns = linked.label("linked"), order.label("position"), run.label("run"), pipeline.label("pipeline")
+    return sa.select(name, *columns).where(job == sa.bindparam("job"))
 
 
 _links = sa.union_all(
     _linked("after", parents.parent_id, parents.parent_id, parents.job_id),
     _linked("inputs", inputs.file_id, inputs.number, inputs.job_id),
     _linked("outputs", outputs.file_id, outputs.number, outputs.job_id),
+    _linked("depends_on", other.id, other.id, dependencies.job_id, other.run_id, other.pipeline_id).where(
+        dependencies.dependency_id == other.id
+    ),
+    _linked("reused_from", other.id, other.id, jobs.id, other.run_id, other.pipeline_id).where(
+        jobs.reused_from_id == other.id
+    ),
 ).subquery()
-_LINKED = sa.select(_links.c.relation, _links.c.linked).order_by(_links.c.position)
-"""The parents, inputs and outputs of a job, in order."""
+_LINKED = sa.select(_links.c.relation, _links.c.linked, _links.c.run, _links.c.pipeline).order_by(_links.c.position)
+"""The parents, inputs and outputs of a job, and the jobs of other runs to which it refers, in order."""
 
 
 class JobItem(OwnedItem[JobSummary, JobDocument]):
     """A job: the execution of one task in one run."""
 
     key = "job"
-    children = {"log": JobLog, "cancel": JobCancel}
+    children = {"log": JobLog, "cancel": JobCancel, "retry": JobRetry}
     fields = Fields(
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
@@ -162,14 +181,20 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         """The job, with links to its parents and its files."""
         row, link = self.row, self.link
         linked: dict[str, list[int]] = {"after": [], "inputs": [], "outputs": []}
-        for relation, key in fetch(self.request.reader, _LINKED, {"job": row.id}):
-            linked[relation].append(key)
+        others: dict[str, list[Url]] = {"depends_on": [], "reused_from": []}
+        for relation, key, run, pipeline in fetch(self.request.reader, _LINKED, {"job": row.id}):
+            if relation in linked:
+                linked[relation].append(key)
+            else:
+                others[relation].append(link("job", user=row.owner, pipeline=pipeline, run=run, job=key))
         summary = self.describe(row, link)
         task = row.task and link("task", user=row.owner, pipeline=row.pipeline, task=row.task)
         return {
             **summary,
             "task": task,
             "after": [f"{summary['run']}/jobs/{job}" for job in linked["after"]],
+            "depends_on": others["depends_on"],
+            "reused_from": next(iter(others["reused_from"]), None),
             "arguments": row.arguments,
             "priority": row.priority,
             "timeout": row.timeout,

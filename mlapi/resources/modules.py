@@ -48,6 +48,7 @@ class FunctionDocument(TypedDict):
     output_tags: list[JsonObject]
     input_files: FileCount
     output_files: list[str]
+    deterministic: bool
 
 
 class VersionDocument(TypedDict):
@@ -114,6 +115,7 @@ class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
         Field(functions.min_files, shown=False),
         Field(functions.max_files, shown=False),
         Field(functions.output_files),
+        Field(functions.deterministic),
         Field(versions.digest, "version"),
         Field(modules.name, "module"),
     )
@@ -140,6 +142,7 @@ class ModuleFunction(PublicItem[FunctionDocument, FunctionDocument]):
             "output_tags": row.output_tags,
             "input_files": {"minimum": row.min_files, "maximum": row.max_files},
             "output_files": row.output_files,
+            "deterministic": row.deterministic,
         }
 
 

@@ -52,11 +52,15 @@ class RunCancel(Part["RunItem"]):
     """The cancellation of a run."""
 
 
+class RunRetry(Part["RunItem"]):
+    """The retry of a run."""
+
+
 class RunItem(OwnedItem[RunSummary, RunDocument]):
     """A run: one execution of a pipeline, as it was at the start, over files."""
 
     key = "run"
-    children = {"jobs": Jobs, "cancel": RunCancel}
+    children = {"jobs": Jobs, "cancel": RunCancel, "retry": RunRetry}
     fields = Fields(
         Field(table.id, sort=True),
         Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),

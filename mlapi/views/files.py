@@ -7,6 +7,7 @@ from mlapi.http.bodies import read_chunks
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
 from mlapi.models import files as rules
+from mlapi.models import reuse
 from mlapi.models.deletion import Held, delete_file
 from mlapi.resources.files import AllFiles, FileContent, FileDocument, FileItem, Files
 from mlapi.schemas.files import FileChange, FileForm, NewFile
@@ -46,6 +47,7 @@ def create_raw(files: Files, request: Request) -> FileDocument:
 def update(file: FileItem, request: Request) -> FileDocument:
     """Replace the tags of a file; its name and content are immutable."""
     rules.change_tags(request.db, file.id, request.validated["body"]["tags"])
+    reuse.forget(request.db, file.id)
     return file.reload().document()
 
 

@@ -1,18 +1,18 @@
-"""Jobs: list, show, read the log, cancel."""
+"""Jobs: list, show, read the log, cancel, retry."""
 
 from pyramid.response import Response
 
 from mlapi.http.request import Request
-from mlapi.models import jobs as rules
+from mlapi.models import progress, retries
 from mlapi.models.attempts import read_log
-from mlapi.resources.jobs import AllJobs, JobCancel, JobDocument, JobItem, JobLog, Jobs
+from mlapi.resources.jobs import AllJobs, JobCancel, JobDocument, JobItem, JobLog, JobRetry, Jobs
 from mlapi.schemas.attempts import LogFrom
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 jobs, job, all_jobs = Service(Jobs), Service(JobItem), Service(AllJobs)
-job_log, job_cancel = Service(JobLog), Service(JobCancel)
+job_log, job_cancel, job_retry = Service(JobLog), Service(JobCancel), Service(JobRetry)
 
 jobs.get(permission=Permission.READ, schema=answers.listing(Jobs))(answers.page)
 job.get(permission=Permission.READ)(answers.show)
@@ -31,5 +31,13 @@ def show_log(job_log: JobLog, request: Request) -> Response:
 def cancel(job_cancel: JobCancel, request: Request) -> JobDocument:
     """Cancel a job: immediately if it is waiting, within two seconds if it is running."""
     job = job_cancel.item
-    rules.cancel(request.db, job.id)
+    progress.cancel(request.db, job.id)
+    return job.reload().document()
+
+
+@job_retry.post(permission=Permission.WRITE)
+def retry(job_retry: JobRetry, request: Request) -> JobDocument:
+    """Retry a job that failed or was cancelled, and what was cancelled after it."""
+    job = job_retry.item
+    retries.retry_job(request.db, job.id)
     return job.reload().document()

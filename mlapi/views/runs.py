@@ -1,21 +1,23 @@
-"""Runs: list, start, show, cancel, delete."""
+"""Runs: list, start, show, cancel, retry, delete."""
 
 from typing import Any, cast
 
 from mlapi.http.request import Request
+from mlapi.models import retries
 from mlapi.models import runs as rules
 from mlapi.models.combinations import Axis
 from mlapi.models.deletion import delete_run
 from mlapi.models.plans import Dependency, JobChanges, RunOptions, TaskOfRun
 from mlapi.resources.grids import GridDocument, GridItem
-from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, Runs
+from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, RunRetry, Runs
 from mlapi.schemas.headers import Idempotency
 from mlapi.schemas.runs import NewRun
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
 from mlapi.views import answers
 
-runs, run, run_cancel, all_runs = Service(Runs), Service(RunItem), Service(RunCancel), Service(AllRuns)
+runs, run, all_runs = Service(Runs), Service(RunItem), Service(AllRuns)
+run_cancel, run_retry = Service(RunCancel), Service(RunRetry)
 
 runs.get(permission=Permission.READ, schema=answers.listing(Runs))(answers.page)
 run.get(permission=Permission.READ)(answers.show)
@@ -52,4 +54,12 @@ def cancel(run_cancel: RunCancel, request: Request) -> RunDocument:
     """Cancel all jobs of a run that have not ended."""
     run = run_cancel.item
     rules.cancel(request.db, run.id)
+    return run.reload().document()
+
+
+@run_retry.post(permission=Permission.WRITE)
+def retry(run_retry: RunRetry, request: Request) -> RunDocument:
+    """Retry all jobs of an ended run that failed or were cancelled."""
+    run = run_retry.item
+    retries.retry_run(request.db, run.id)
     return run.reload().document()

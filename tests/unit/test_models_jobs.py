@@ -25,11 +25,14 @@ from mlapi.models import (
     Function,
     Job,
     JobInput,
+    JobOutput,
     JobParent,
     Queue,
     Run,
     attempts,
     jobs,
+    progress,
+    retries,
     runs,
     workers,
 )
@@ -37,6 +40,7 @@ from mlapi.models.attempts import Fence, Output, Report
 from mlapi.models.backoff import Retries
 from mlapi.models.base import clock
 from mlapi.models.jobs import MOVES, TERMINAL, Status
+from mlapi.models.plans import Dependency, RunOptions
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
@@ -74,6 +78,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.attempts, self.reported, self.before, self.runs, self.reports = [], {}, {}, 0, 0
+        self.ends, self.retried = {}, False
 
     @initialize(after=st.sampled_from(AFTER), picky=st.booleans())
     def begin(self, after, picky):
@@ -85,13 +90,49 @@ class Life(RuleBasedStateMachine):
             workers.beat(db, "w", "here", "1")
         self.start()
 
-    @precondition(lambda self: self.runs < 2)
-    @rule()
+    @precondition(lambda self: self.runs < 3)
+    @rule(data=st.data(), depends=st.booleans(), reuse=st.sampled_from([None, True, False]))
+    def start_another(self, data, depends, reuse):
+        """Start another run, which may depend on a run or a job, and may reuse results."""
+        with self.database.writing() as db:
+            table = Run if data.draw(st.booleans()) else Job
+            number = data.draw(st.sampled_from(db.scalars(sa.select(table.id).order_by(table.id)).all()))
+            named = [Dependency("run" if table is Run else "job", number)] if depends else []
+            mine = Job.run_id == number if table is Run else Job.id == number
+            able = not set(db.scalars(sa.select(Job.status).where(mine))) & {Status.FAILED, Status.CANCELLED}
+            try:
+                runs.start(db, self.pipeline, [self.file], None, RunOptions(reuse=reuse, depends_on=named))
+            except Conflict:
+                assert not able
+                db.rollback()
+            else:
+                assert able or not depends
+                self.runs += 1
+                db.commit()
+
     def start(self):
-        """Start another run."""
+        """Start a run."""
         self.runs += 1
         with self.database.writing.begin() as db:
             runs.start(db, self.pipeline, [self.file])
+
+    @rule(data=st.data(), whole=st.booleans())
+    def retry(self, data, whole):
+        """A user retries a job or a run."""
+        with self.database.writing() as db:
+            table = Run if whole else Job
+            number = data.draw(st.sampled_from(db.scalars(sa.select(table.id).order_by(table.id)).all()))
+            mine = Job.run_id == number if whole else Job.id == number
+            found = set(db.scalars(sa.select(Job.status).where(mine)))
+            able = found <= TERMINAL and found != {Status.FINISHED}
+            try:
+                (retries.retry_run if whole else retries.retry_job)(db, number)
+            except Conflict:
+                db.rollback()  # Also if a job before it has failed.
+            else:
+                assert able
+                self.retried = True
+                db.commit()
 
     @rule(most=st.sampled_from([5, 5, 1]))
     def claim(self, most):
@@ -116,17 +157,23 @@ class Life(RuleBasedStateMachine):
         return tuple(found) == (Status.RUNNING, attempt.number)
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), status=st.sampled_from(ENDINGS), outputs=st.sampled_from([1, 2, 0]))
-    def report(self, data, status, outputs):
-        """A runner reports, in time or late."""
+    @rule(
+        data=st.data(),
+        status=st.sampled_from(ENDINGS),
+        outputs=st.sampled_from([1, 2, 0]),
+        code=st.sampled_from([None, 1, 75]),
+    )
+    def report(self, data, status, outputs, code):
+        """A runner reports, in time or late; exit code 75 is transient."""
         with self.database.writing() as db:
             attempt = self.pick(db, data)
             made = [Output(f"{attempt.id}.{n}", SHA256, {}, "created") for n in range(outputs)]
             held = self.holds(db, attempt)
+            db.execute(sa.update(Job).values(retry_on=[75]))
             try:
                 if outputs:
                     attempts.hand_in(db, attempt, SHA256, 0)
-                attempts.report(db, attempt, Report(Status(status), self.words(), {}, made))
+                attempts.report(db, attempt, Report(Status(status), self.words(), {}, made, code))
             except AttemptOver:
                 assert not held
                 db.rollback()
@@ -168,7 +215,7 @@ class Life(RuleBasedStateMachine):
             mine = Job.run_id == number if whole else Job.id == number
             over = set(db.scalars(sa.select(Job.status).where(mine))) <= TERMINAL
             try:
-                (runs if whole else jobs).cancel(db, number)
+                (runs if whole else progress).cancel(db, number)
             except Conflict:
                 assert over
                 db.rollback()
@@ -178,13 +225,16 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def only_allowed_moves_were_made(self):
-        """Jobs have changed only along allowed transitions; ended jobs never change."""
+        """Jobs have changed only along allowed transitions; an ended job changes only by a retry, an attempt never."""
         with self.database.reading() as db:
             now = {row.id: row for row in db.execute(sa.select(Job.__table__))}
+            ends = {row.id: row for row in db.execute(sa.select(Attempt.__table__).where(Attempt.ended.is_not(None)))}
         for job, was in self.before.items():
             assert now[job].status == was.status or now[job].status in _reachable(Status(was.status))
-            assert was.status not in TERMINAL or now[job] == was
-        self.before = now
+            assert was.status not in TERMINAL or self.retried or unmarked(now[job]) == unmarked(was)
+            assert was.status != Status.FINISHED or unmarked(now[job]) == unmarked(was)
+        assert ends.items() >= self.ends.items()
+        self.before, self.ends, self.retried = now, ends, False
 
     @invariant()
     def no_row_breaks_an_invariant(self):
@@ -201,11 +251,16 @@ class Life(RuleBasedStateMachine):
                 status, attempt = db.execute(sa.select(Job.status, Job.attempt).where(Job.id == job)).one()
                 unfit = status == Status.FAILED and attempt == 0
                 before = sa.select(JobParent.parent_id).where(JobParent.job_id == job)
-                made = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.id.in_(before))
-                made = list(db.scalars(made.order_by(Job.position, File.id)))
+                made = sa.select(JobOutput.file_id).join(Job, JobOutput.job_id == Job.id).where(Job.id.in_(before))
+                made = list(db.scalars(made.order_by(Job.position, JobOutput.number)))
                 taken = sa.select(JobInput.file_id).where(JobInput.job_id == job).order_by(JobInput.number)
                 taken = list(db.scalars(taken))
                 assert taken == (made if taken or not (unfit or status in (Status.PENDING, Status.CANCELLED)) else [])
+
+
+def unmarked(row):
+    """A row of a job without what the tests themselves set."""
+    return {name: value for name, value in row._asdict().items() if name != "retry_on"}
 
 
 def _reachable(status):
@@ -248,7 +303,8 @@ def test_jobs_move_only_as_the_table_allows(start, to, job):
 def test_the_table_contains_every_status():
     assert MOVES.keys() == set(Status)
     assert {Status.FINISHED, Status.FAILED, Status.CANCELLED} == TERMINAL
-    assert _reachable(Status.PENDING) >= set(Status) - {Status.PENDING}
+    assert all(_reachable(status) == set(Status) for status in Status if status != Status.FINISHED)
+    assert _reachable(Status.FINISHED) == set()
 
 
 def test_the_database_rejects_other_statuses(job):
@@ -284,7 +340,7 @@ def test_a_cancellation_request_is_not_inherited_by_a_requeued_job(job):
     attempt = claim.fence
     assert attempt == Fence(claim.attempt_id, number, 1) == db.get_one(Attempt, claim.attempt_id).fence
     assert attempts.beat(db, attempt, 60) is False
-    jobs.cancel(db, number)
+    progress.cancel(db, number)
     assert attempts.beat(db, attempt, 60) is True
     assert attempts.lose(db, attempt, MOST, "lost") is True
     assert db.scalar(sa.select(Job.status)) == Status.CANCELLED

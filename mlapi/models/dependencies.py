@@ -1,0 +1,87 @@
+"""Dependencies between runs: the first jobs of a run wait until jobs of older runs have finished.
+
+A run can depend on existing runs only, and a run is created with all its dependencies, so there is no cycle.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from mlapi.errors import Conflict, FieldErrors
+from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobParent, Status
+
+
+class Dependencies(NamedTuple):
+    """The ids of the jobs on which a run depends, and whether it has to wait for them."""
+
+    job_ids: Sequence[int] = ()
+    wait: bool = False
+
+
+def find(db: Session, owner_id: int, named: Sequence[tuple[str, int]]) -> Dependencies:
+    """The dependencies on jobs and runs `(kind, id)`; on a run is on its last jobs, those that are no parents.
+
+    The runs are locked until the end of the transaction, so that they neither advance nor vanish before the new run is
+    committed. Call this before the run gets its id. Raises `Invalid` unless all exist and belong to the owner, and
+    `Conflict` if one of the jobs has failed or was cancelled.
+    """
+    if not named:
+        return Dependencies()
+    errors = FieldErrors()
+    jobs: dict[int, Any] = {}
+    found = _locked(db, owner_id, named)
+    for index, (kind, number) in enumerate(named):
+        own = [row for row in found if (row.id if kind == "job" else row.run_id) == number]
+        if not own:
+            errors.add(f"depends_on.{index}", "Job or run not found.")
+        jobs |= {row.id: row for row in own if kind == "job" or row.last or row.status in _UNABLE}
+    errors.raise_all()
+    if unable := [row for row in jobs.values() if row.status in _UNABLE]:
+        message = f"Job {unable[0].id} of `depends_on` is {unable[0].status}; retry it first."
+        raise Conflict(message, jobs=[row.id for row in unable])
+    return Dependencies(sorted(jobs), any(row.status != Status.FINISHED for row in jobs.values()))
+
+
+_UNABLE = TERMINAL - {Status.FINISHED}
+
+
+def _locked(db: Session, owner_id: int, named: Sequence[tuple[str, int]]) -> Sequence[Any]:
+    """The jobs of the named runs and of the runs of the named jobs; several transactions can lock them so."""
+    jobs = [number for kind, number in named if kind == "job"]
+    runs = [number for kind, number in named if kind == "run"]
+    of_jobs = sa.select(Job.run_id).where(Job.id.in_(jobs), Job.owner_id == owner_id)
+    wanted = sa.and_(_RUNS.c.owner_id == owner_id, sa.or_(_RUNS.c.id.in_(runs), _RUNS.c.id.in_(of_jobs)))
+    rows = sa.select(_RUNS.c.id).where(wanted).order_by(_RUNS.c.id).with_for_update(read=True)
+    locked = db.scalars(rows).all()
+    last = ~sa.exists().where(JobParent.parent_id == Job.id)
+    query = sa.select(Job.id, Job.run_id, Job.status, last.label("last")).where(Job.run_id.in_(locked))
+    return db.execute(query.order_by(Job.id)).all()
+
+
+# models.runs imports this module.
+_RUNS: Any = sa.table("runs", sa.column("id", sa.BigInteger), sa.column("owner_id", sa.BigInteger))
+
+
+def add(db: Session, job_ids: Sequence[int], dependency_ids: Sequence[int]) -> None:
+    """Make jobs depend on others."""
+    rows = [{"job_id": job_id, "dependency_id": number} for job_id in job_ids for number in dependency_ids]
+    if rows:
+        db.execute(sa.insert(JobDependency), rows)
+
+
+def waiting(db: Session, ended: sa.ColumnElement[bool]) -> list[int]:
+    """The ids of the runs with jobs that wait for ended jobs that satisfy a condition, in ascending order."""
+    return list(db.scalars(_WAITING.where(ended)))
+
+
+_dependent = sa.orm.aliased(Job)
+_WAITING = (
+    sa.select(_dependent.run_id)
+    .distinct()
+    .join(JobDependency, JobDependency.job_id == _dependent.id)
+    .join(Job, JobDependency.dependency_id == Job.id)
+    .where(Job.status.in_(TERMINAL), _dependent.status == Status.PENDING)
+    .order_by(_dependent.run_id)
+)
