@@ -61,6 +61,9 @@ BREAKS = {
         ("UPDATE jobs SET lease_until = NULL WHERE id = 2", (2,)),
         ("UPDATE jobs SET lease_until = '2026-01-01 00:00:00.000000' WHERE id = 2", (2,)),
     ],
+    "I4 job {0} is {1}, but has a lease": [
+        ("UPDATE jobs SET lease_until = created WHERE id = 3", (3, "FAILED")),
+    ],
     "I4 job {0} is PENDING, but all its parents have ended": [
         ("UPDATE jobs SET status = 'CANCELLED', ended = created WHERE id = 5", (6,)),
         ("DELETE FROM job_parents WHERE job_id = 6", (6,)),
@@ -68,6 +71,12 @@ BREAKS = {
     "I5 job {0} is {1}, but its parent {2} is {3}": [
         ("UPDATE jobs SET status = 'QUEUED', ended = NULL WHERE id = 4", (4, "QUEUED", 3, "FAILED")),
         ("UPDATE jobs SET status = 'FAILED' WHERE id = 1", (2, "RUNNING", 1, "FAILED")),
+    ],
+    "I5 job {0} is {1}, but job {2}, on which it depends, is {3}": [
+        ("INSERT INTO job_dependencies VALUES (5, 3)", (5, "QUEUED", 3, "FAILED")),
+    ],
+    "I5 job {0} depends on job {1}, which is not of an older run": [
+        ("INSERT INTO job_dependencies VALUES (3, 5)", (3, 5)),
     ],
     "I5 job {0} has input file {1}, which is not an output of its parents": [
         ("UPDATE job_inputs SET file_id = 1 WHERE job_id = 2", (2, 1)),
@@ -84,6 +93,10 @@ BREAKS = {
     ],
     "I9 file {0} was created by job {1}, but is not among its outputs": [
         ("DELETE FROM job_outputs", (2, 1)),
+    ],
+    "I9 job {0} reuses job {1}, which has other outputs or did not finish": [
+        ("UPDATE jobs SET reused_from_id = 1 WHERE id = 3", (3, 1)),
+        ("UPDATE jobs SET reused_from_id = 1 WHERE id = 5", (5, 1)),
     ],
     "I10 run {0} and its pipeline have different owners": [
         ("UPDATE pipelines SET owner_id = 2", (1,)),
@@ -103,6 +116,9 @@ BREAKS = {
     ],
     "I10 file {0} and its job {1} have different owners": [
         ("UPDATE files SET owner_id = 2 WHERE id = 2", (2, 1)),
+    ],
+    "I10 job {0} and the job {1} that it reuses or on which it depends have different owners": [
+        ("UPDATE jobs SET owner_id = 2, reused_from_id = 1 WHERE id = 3", (3, 1)),
     ],
     "I10 job {0} and its output {1} have different owners": [
         ("UPDATE jobs SET owner_id = 2 WHERE id = 1", (1, 2)),
