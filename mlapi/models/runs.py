@@ -81,7 +81,7 @@ def start(
     digest = request_digest(key, file_ids, options)
     if (existing := of_key(db, Run, pipeline_id, key, digest)) is not None:
         return existing, False
-    prepared = prepare(db, pipeline, file_ids, options)
+    prepared = prepare_tasks(db, pipeline, file_ids, options)
     columns = {"idempotency_key": key, "request_digest": digest}
     [run] = create(db, prepared, [(changes_of(options, prepared.plans), prepared.plans)], **columns)
     return run, True
@@ -103,7 +103,7 @@ def start_grid(
     digest = request_digest(key, file_ids, options, axes)
     if (existing := of_key(db, Grid, pipeline_id, key, digest)) is not None:
         return existing, False
-    prepared = prepare(db, pipeline, file_ids, options)
+    prepared = prepare_tasks(db, pipeline, file_ids, options)
     check_axes(prepared.tasks, axes)
     changes = changes_of(options, prepared.plans)
     combined = list(combine(prepared.tasks, prepared.plans, changes, axes))
@@ -134,14 +134,25 @@ class Prepared(NamedTuple):
     before: Dependencies
 
 
-def prepare(db: Session, pipeline: Pipeline, file_ids: list[int], options: RunOptions) -> Prepared:
-    """Check the request of a run, and plan its jobs. Raises as `start` does."""
+def prepare_tasks(db: Session, pipeline: Pipeline, file_ids: list[int], options: RunOptions) -> Prepared:
+    """Check the request of a run of the tasks of a pipeline, and plan its jobs. Raises as `start` does."""
     if not pipeline.enabled:
         raise Conflict("The pipeline is disabled.")
     tasks = pipeline.tasks(db)
     if not tasks:
         raise Conflict("The pipeline has no tasks.")
-    graph = parents(tasks)
+    return prepare(db, pipeline, tasks, parents(tasks), file_ids, options)
+
+
+def prepare(
+    db: Session,
+    pipeline: Pipeline,
+    tasks: list[Task],
+    graph: list[list[int]],
+    file_ids: list[int],
+    options: RunOptions,
+) -> Prepared:
+    """Check the request of a run of these tasks, whose parents have these indices, and plan its jobs."""
     errors = FieldErrors()
     plans: list[Plan] = []
     files: list[Named] = []

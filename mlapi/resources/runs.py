@@ -46,6 +46,7 @@ class RunDocument(RunSummary):
 
     files: list[Url]
     changes: JsonObject | None
+    rerun_of: Url | None
 
 
 class RunCancel(Part["RunItem"]):
@@ -56,11 +57,15 @@ class RunRetry(Part["RunItem"]):
     """The retry of a run."""
 
 
+class RunRerun(Part["RunItem"]):
+    """The repetition of a run."""
+
+
 class RunItem(OwnedItem[RunSummary, RunDocument]):
     """A run: one execution of a pipeline, as it was at the start, over files."""
 
     key = "run"
-    children = {"jobs": Jobs, "cancel": RunCancel, "retry": RunRetry}
+    children = {"jobs": Jobs, "cancel": RunCancel, "retry": RunRetry, "rerun": RunRerun}
     fields = Fields(
         Field(table.id, sort=True),
         Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
@@ -68,6 +73,7 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         Field(table.created),
         Field(table.grid_id, "grid"),
         Field(table.changes, detail=True),
+        Field(table.rerun_of_id, "rerun_of", detail=True),
         Field(users.name, "owner", shown=False, filter=Filter.ACROSS_OWNERS, by=OWNER),
     )
     source = sa.join(Run.__table__, User.__table__, table.owner_id == users.id)
@@ -80,7 +86,9 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         [summary] = summaries([self.row], self.link, self.request.reader)
         query = sa.select(RunFile.file_id).where(RunFile.run_id == self.id).order_by(RunFile.position)
         files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
-        return {**summary, "files": files, "changes": changes_of(self.row, self.link)}
+        other = self.row.rerun_of
+        rerun_of = other and self.link("run", user=self.row.owner, pipeline=self.row.pipeline, run=other)
+        return {**summary, "files": files, "changes": changes_of(self.row, self.link), "rerun_of": rerun_of}
 
 
 def changes_of(row: Row, link: Linker) -> JsonObject | None:

@@ -7,7 +7,7 @@ from mlapi.models.pipelines import TASKS
 from mlapi.schemas.job_settings import PRIORITY, JobSettings, arguments
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import AnyId, Id, NameOf
-from mlapi.schemas.types import Flag, List, OrNull, Schema, Text, Whole, between
+from mlapi.schemas.types import Flag, List, OrNull, OrNullList, Schema, Text, Whole, between
 
 FILES = 1000
 """Maximum number of files of a run."""
@@ -21,6 +21,28 @@ class RunTask(JobSettings):
 
     task = colander.SchemaNode(Id("task"))
     arguments = arguments(missing=colander.drop)
+
+
+class RerunJob(Schema):
+    """The changes of a job, by its position, in a rerun."""
+
+    position = colander.SchemaNode(Whole())
+    arguments = arguments(missing=colander.drop)
+    queue = colander.SchemaNode(OrNull(NameOf("queue")), missing=colander.drop)
+    reuse = colander.SchemaNode(OrNull(Flag()), missing=colander.drop)
+
+
+class Rerun(Schema):
+    """A new run of the jobs of another, over its files unless there are others."""
+
+    files = colander.SchemaNode(OrNullList(FILES), colander.SchemaNode(Id("file"), name="file"), missing=None)
+    queue = colander.SchemaNode(OrNull(NameOf("queue")), missing=None)
+    priority = colander.SchemaNode(OrNull(Whole()), missing=None, validator=between(-PRIORITY, PRIORITY))
+    reuse = colander.SchemaNode(OrNull(Flag()), missing=None)
+    jobs = colander.SchemaNode(List(TASKS), RerunJob(name="job"), missing=())
+    depends_on = colander.SchemaNode(
+        List(DEPENDENCIES), colander.SchemaNode(AnyId("job", "run"), name="dependency"), missing=()
+    )
 
 
 class Axis(Schema):

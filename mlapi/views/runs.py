@@ -1,23 +1,23 @@
-"""Runs: list, start, show, cancel, retry, delete."""
+"""Runs: list, start, show, cancel, retry, rerun, delete."""
 
 from typing import Any, cast
 
 from mlapi.http.request import Request
-from mlapi.models import retries
+from mlapi.models import reruns, retries
 from mlapi.models import runs as rules
 from mlapi.models.combinations import Axis
 from mlapi.models.deletion import delete_run
 from mlapi.models.plans import Dependency, JobChanges, RunOptions, TaskOfRun
 from mlapi.resources.grids import GridDocument, GridItem
-from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, RunRetry, Runs
+from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, RunRerun, RunRetry, Runs
 from mlapi.schemas.headers import Idempotency
-from mlapi.schemas.runs import NewRun
+from mlapi.schemas.runs import NewRun, Rerun
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
 from mlapi.views import answers
 
 runs, run, all_runs = Service(Runs), Service(RunItem), Service(AllRuns)
-run_cancel, run_retry = Service(RunCancel), Service(RunRetry)
+run_cancel, run_retry, run_rerun = Service(RunCancel), Service(RunRetry), Service(RunRerun)
 
 runs.get(permission=Permission.READ, schema=answers.listing(Runs))(answers.page)
 run.get(permission=Permission.READ)(answers.show)
@@ -37,8 +37,9 @@ def create(runs: Runs, request: Request) -> RunDocument | GridDocument:
 
 
 def options_of(body: dict[str, Any]) -> RunOptions:
-    """The options in the body of a run."""
-    tasks = [TaskOfRun(task.pop("task"), cast("JobChanges", task)) for task in map(dict, body["tasks"])]
+    """The options in the body of a run, or of a rerun, which names jobs by their positions instead of tasks."""
+    tasks = [TaskOfRun(task.pop("task"), cast("JobChanges", task)) for task in map(dict, body.get("tasks", ()))]
+    tasks += [TaskOfRun(job.pop("position"), cast("JobChanges", job)) for job in map(dict, body.get("jobs", ()))]
     depends_on = [Dependency(*dependency) for dependency in body["depends_on"]]
     return RunOptions(body["queue"], body["priority"], body["reuse"], tasks, depends_on)
 
@@ -63,3 +64,11 @@ def retry(run_retry: RunRetry, request: Request) -> RunDocument:
     run = run_retry.item
     retries.retry_run(request.db, run.id)
     return run.reload().document()
+
+
+@run_rerun.post(permission=Permission.WRITE, schema=Expects(body=Rerun(), headers=Idempotency()))
+def rerun(run_rerun: RunRerun, request: Request) -> RunDocument:
+    """Start a new run of the jobs that this run has, whatever has become of the pipeline."""
+    key, body, run = request.validated["headers"]["Idempotency-Key"], request.validated["body"], run_rerun.item
+    started, new = reruns.rerun(request.db, run.id, body["files"], key, options_of(body))
+    return answers.created(RunItem(started.id, cast("Runs", run.__parent__), request), request, new)
