@@ -38,7 +38,9 @@ def answer(db: Session, job_ids: Sequence[int]) -> list[int]:
     db.execute(sa.update(Job), [{"id": job, "reuse_key": keys[job], "reused_from_id": answers[job]} for job in answers])
     answered = [job for job, original in answers.items() if original is not None]
     if answered:
-        db.execute(sa.insert(JobOutput).from_select(["job_id", "number", "file_id"], _OUTPUTS), {"jobs": answered})
+        outputs = sa.select(Job.id, JobOutput.number, JobOutput.file_id).where(Job.id.in_(answered))
+        outputs = outputs.join(JobOutput, JobOutput.job_id == Job.reused_from_id)
+        db.execute(sa.insert(JobOutput).from_select(["job_id", "number", "file_id"], outputs))
         move(db, Status.FINISHED, Job.id.in_(answered), metrics=_METRICS, ended=clock())
     return answered
 
@@ -56,11 +58,6 @@ _JOBS = (
 )
 _original = aliased(Job)
 _METRICS = sa.select(_original.metrics).where(_original.id == Job.reused_from_id).correlate(Job).scalar_subquery()
-_OUTPUTS = (
-    sa.select(Job.id, JobOutput.number, JobOutput.file_id)
-    .join(JobOutput, JobOutput.job_id == Job.reused_from_id)
-    .where(Job.id.in_(sa.bindparam("jobs", expanding=True)))
-)
 
 
 def _inputs(db: Session, job_ids: Sequence[int]) -> dict[int, list[tuple[str, str, dict[str, object]]]]:

@@ -90,8 +90,8 @@ class Life(RuleBasedStateMachine):
             workers.beat(db, "w", "here", "1")
         self.start()
 
-    @precondition(lambda self: self.runs < 3)
-    @rule(data=st.data(), depends=st.booleans(), reuse=st.sampled_from([None, True, False]))
+    @precondition(lambda self: self.runs < 4)
+    @rule(data=st.data(), depends=st.booleans(), reuse=st.sampled_from([True, True, None]))
     def start_another(self, data, depends, reuse):
         """Start another run, which may depend on a run or a job, and may reuse results."""
         with self.database.writing() as db:
