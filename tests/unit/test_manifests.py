@@ -164,6 +164,7 @@ def test_an_mlsploit_manifest_is_read(folder):
         min_files=0,
         max_files=None,
         output_files=(),
+        deterministic=False,
     )
     assert type(first.options[2].default) is float
     assert (second.options, second.output_tags, second.optional_filetypes) == ((), (), ())
