@@ -59,6 +59,7 @@ class TestStart:
             "grid": None,
             "files": files[:2],
             "changes": None,
+            "rerun_of": None,
         }
         assert ada("GET", run["url"], status=200).json == run
         first, second = jobs_of(ada, run)

@@ -35,6 +35,8 @@ LARGE = {"files", "jobs", "runs", "pipelines", "tasks", "attempts", "job_inputs"
     "run_files",
     "log_pieces",
     "uploads",
+    "job_outputs",
+    "job_dependencies",
 }
 """Tables that grow with use."""
 
@@ -210,6 +212,10 @@ def test_runners_and_schedulers_use_indices(world, ada, helloworld, plans, wsgi)
             assert slots.running(db, "tests") == []
         place = "users/ada/pipelines/{pipeline}/runs/{run}".format(**other.keys)
         ada("POST", f"{place}/jobs/{other.keys['job']}/cancel", status=200)
+        ada("POST", f"{place}/retry", status=200)
+        again = ada("POST", f"{place}/rerun", {"reuse": True, "depends_on": [f"{API}/{place}"]}, status=201).json
+        ada("POST", f"{place}/cancel", status=200)
+        ada("DELETE", again["url"], status=200)
         ada("DELETE", place, status=200)
         ada("DELETE", "users/ada/files/{file}".format(**other.keys), status=200)
         ada("DELETE", "users/ada/pipelines/{pipeline}".format(**world.keys), status=200)
