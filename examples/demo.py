@@ -184,9 +184,11 @@ def line(job: dict[str, Any]) -> str:
 
 
 def seconds(job: dict[str, Any]) -> str:
-    """The duration of a job."""
+    """The duration of a job, or that it was not executed because an earlier one answers it."""
     from datetime import datetime
 
+    if job["started"] is None:
+        return "reused"
     started, ended = (datetime.fromisoformat(job[each]) for each in ("started", "ended"))
     return f"{(ended - started).total_seconds():.2f} s"
 
@@ -200,7 +202,7 @@ def results(api: Client, jobs: list[dict[str, Any]]) -> bool:
         metrics = job["metrics"]
         for url in job["outputs"]:
             file = api("GET", url)
-            if name == "evaluate" and file["job"] == job["url"] and not file["parent"]:
+            if name == "evaluate" and file["job"] in (job["url"], job["reused_from"]) and not file["parent"]:
                 content = api("GET", file["content"])
                 place = FOLDER / f"{job['position']}-{file['name']}"
                 place.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -250,6 +252,8 @@ def main() -> int:
         for job in jobs:
             if job["status"] == "FAILED":
                 print(f"\n{line(job)}\n{job['reason']}")
+        if reused := [job["reused_from"] for job in jobs if job["reused_from"]]:
+            print(f"\n{len(reused)} of {len(jobs)} jobs were answered by earlier ones: the last by {reused[-1]}.")
         print(f"\nPlots and reports are in {FOLDER.relative_to(ROOT)}/.")
         good &= sweep(api, user, file)
         if not consistent:
