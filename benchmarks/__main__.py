@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "start": jobs.start,
     "life": jobs.life,
     "jobs": jobs.rate,
+    "reuse": jobs.reuse,
     "files": transfers.files,
     "small": transfers.small,
     "pserve": startup.pserve,

@@ -74,6 +74,32 @@ def rate(_seconds: float) -> list[Row]:
     return [at_least_per_second("Jobs that do nothing, 2 slots", rounds, 20.0)]
 
 
+def reuse(_seconds: float) -> list[Row]:
+    """Measure the start of a run of three jobs that are answered by those of an earlier run."""
+    with temporary_folder() as folder:
+        service = Service(folder, scheduler=True)
+        with service.serve(), service.log_in() as api:
+            pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "again", "enabled": True})
+            for _ in range(3):
+                api.call("POST", path_of(pipeline["tasks"]), {"function": FUNCTION, "reuse": True})
+            runs = path_of(pipeline["runs"])
+            look = api.request("GET", path_of(api.call("POST", runs, {"files": []})["url"]))
+            while json.loads(api.send(look))["status"] != "FINISHED":
+                time.sleep(LOOK)
+            times = [_answered(api, runs) for _ in range(WARM_UP + STARTS)]
+    return [at_most("POST a run of three jobs, until it is FINISHED by reuse", times[WARM_UP:], 0.100)]
+
+
+def _answered(api: Connection, runs: str) -> float:
+    """Start a run that is answered by an earlier one; returns the time in seconds."""
+    begun = time.perf_counter()
+    run = api.call("POST", runs, {"files": []})
+    seconds = time.perf_counter() - begun
+    if run["status"] != "FINISHED":
+        raise RuntimeError(f"The run is {run['status']}.")
+    return seconds
+
+
 def _batch(api: Connection, runs: str) -> float:
     """Start a run and wait for its end; returns the jobs per second."""
     begun = time.perf_counter()

@@ -379,12 +379,12 @@ class Service:
         """Upload a file of ada."""
         return self.api("PUT", f"users/ada/files?name={name}", body=content, status=201).json
 
-    def start(self, *tasks: dict[str, Any], files: list[str] | None = None) -> dict[str, Any]:
+    def start(self, *tasks: dict[str, Any], files: list[str] | None = None, **options: Any) -> dict[str, Any]:
         """Start a run of a new pipeline of these tasks."""
         pipeline = self.api("POST", "users/ada/pipelines", {"name": "p", "enabled": True}, status=201).json
         for task in tasks:
             self.api("POST", pipeline["tasks"], task, status=201)
-        return self.api("POST", pipeline["runs"], {"files": files or []}, status=201).json
+        return self.api("POST", pipeline["runs"], {"files": files or [], **options}, status=201).json
 
     def jobs(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         """The documents of the jobs of a run."""

@@ -29,7 +29,7 @@ def test_two_runs_over_the_same_file_create_equal_outputs(service: Service, tmp_
     file = service.upload("digits.npz", digits.read_bytes())
     functions = f"{API}/modules/robustness/functions"
     tasks = [{"function": f"{functions}/{name}", "arguments": options} for name, options in STEPS.items()]
-    runs = [service.start(*tasks, files=[file["url"]]) for _ in range(2)]
+    runs = [service.start(*tasks, files=[file["url"]], reuse=False) for _ in range(2)]
     made = []
     for run in runs:
         jobs = service.over(run, 90)
@@ -37,6 +37,9 @@ def test_two_runs_over_the_same_file_create_equal_outputs(service: Service, tmp_
         outputs = [(job["position"], each["name"], each["sha256"]) for job in jobs for each in service.outputs(job)]
         made.append((outputs, [job["metrics"] for job in jobs]))
     assert made[0] == made[1]
+    again = service.start(*tasks, files=[file["url"]])
+    assert again["status"] == "FINISHED"
+    assert [job["reused_from"] for job in service.jobs(again)] == [job["url"] for job in service.jobs(runs[0])]
     names = {name for _, name, _ in made[0][0]}
     assert names >= {"model.npz", "adversarial.npz", "accuracy.png", "examples.png", "report.json"}
     assert 0 < made[0][1][2]["adversarial_accuracy"] < made[0][1][2]["clean_accuracy"] <= 1
