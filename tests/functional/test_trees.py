@@ -13,6 +13,7 @@ from mlapi.resources.attempts import Attempts
 from mlapi.resources.auth import Auth
 from mlapi.resources.files import AllFiles
 from mlapi.resources.modules import Modules
+from mlapi.resources.queues import Queues
 from mlapi.resources.tree import Node, Tree
 from mlapi.resources.users import Users
 from tests.support import API, HOST, is_problem
@@ -22,7 +23,14 @@ class Other(Node):
     """Another root class, with other names of the same children."""
 
     public = True
-    children = {"login": Auth, "people": Users, "code": Modules, "documents": AllFiles, "tries": Attempts}
+    children = {
+        "login": Auth,
+        "people": Users,
+        "code": Modules,
+        "documents": AllFiles,
+        "tries": Attempts,
+        "lines": Queues,
+    }
 
 
 def plain_text(problem, request):
@@ -68,7 +76,7 @@ def test_links_belong_to_the_tree_of_the_request(ask):
     assert other.location == other.json["url"] == f"http://{HOST}/other/people/ada/pipelines/{other.json['id']}"
     first = ask("GET", f"{API}/pipelines/{other.json['id']}").json
     assert first["url"] == f"http://{HOST}{API}/users/ada/pipelines/{other.json['id']}"
-    assert other.json | {name: first[name] for name in ("url", "tasks", "runs")} == first
+    assert other.json | {name: first[name] for name in ("url", "tasks", "runs", "grids")} == first
     page = ask("GET", "/other/people/ada/pipelines").json
     assert page["items"] == [other.json]
 
