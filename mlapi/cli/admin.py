@@ -1,4 +1,4 @@
-"""`mlapi-admin COMMAND -c INI`: administration of users, tokens, modules, workers and stored data."""
+"""`mlapi-admin COMMAND -c INI`: administration of users, tokens, modules, workers, queues and stored data."""
 
 import argparse
 import getpass
@@ -18,10 +18,11 @@ from mlapi.cli import lists, prepared
 from mlapi.cli.lists import LISTS
 from mlapi.database import Database, analyze
 from mlapi.errors import DomainError, Invalid
-from mlapi.models import Module, User, Worker, modules, users, workers
+from mlapi.models import Job, Module, Queue, User, Worker, modules, queues, users, workers
 from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.models.deletion import delete_module
+from mlapi.models.jobs import Status
 from mlapi.models.users import Role
 from mlapi.revision import command_line
 from mlapi.security import Passwords, Tokens, Use
@@ -109,9 +110,48 @@ def listworkers(settings: Settings, _arguments: Arguments) -> int:
         for worker in db.execute(sa.select(Worker.__table__).order_by(Worker.name)):
             age = (now - worker.heartbeat).total_seconds()
             print(f"{worker.name}: {worker.health}, heartbeat {age:.0f} s ago on {worker.host}")
+            if worker.queues is not None:
+                print(f"  serves {' '.join(worker.queues)} with {worker.slots} slot(s)")
             if worker.faults:
                 left = max(0.0, (worker.blocked_until - now).total_seconds())
                 print(f"  {worker.faults} fault(s), claims no job for {left:.0f} s. {worker.reason}")
+    return 0
+
+
+def listqueues(settings: Settings, _arguments: Arguments) -> int:
+    """List the queues: their locks and limits, and how many jobs wait and run."""
+    waiting, running = (
+        sa.select(sa.func.count())
+        .select_from(Job)
+        .where(Job.queue_id == Queue.id, Job.status == status)
+        .scalar_subquery()
+        for status in (Status.QUEUED, Status.RUNNING)
+    )
+    query = sa.select(Queue.name, Queue.is_locked, Queue.job_limit, waiting, running).where(Queue.name.is_not(None))
+    with Database(settings.database_url).reading() as db:
+        for name, locked, limit, queued, started in db.execute(query.order_by(Queue.name)):
+            most = "" if limit is None else f" of at most {limit}"
+            print(f"{name}: {queued} waiting, {started}{most} running{', locked' if locked else ''}")
+    return 0
+
+
+def lockqueue(settings: Settings, arguments: Arguments) -> int:
+    """Lock a queue: it takes no new runs and starts none of its jobs; running jobs continue."""
+    return _set_lock(settings, arguments.name, locked=True)
+
+
+def unlockqueue(settings: Settings, arguments: Arguments) -> int:
+    """Unlock a queue."""
+    return _set_lock(settings, arguments.name, locked=False)
+
+
+def _set_lock(settings: Settings, name: str, *, locked: bool) -> int:
+    with Database(settings.database_url, bells=settings.data_dir).writing.begin() as db:
+        queue = queues.ids(db, [name]).get(name)
+        if queue is None:
+            return _fail(f"Queue {name} not found.")
+        queues.set_lock(db, queue, locked=locked)
+    print(f"{'Locked' if locked else 'Unlocked'} {name}.")
     return 0
 
 
@@ -198,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="mlapi-admin",
         parents=[config],
-        description="Administration of users, tokens, modules, workers and stored data.",
+        description="Administration of users, tokens, modules, workers, queues and stored data.",
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -224,6 +264,9 @@ def parser() -> argparse.ArgumentParser:
     module.add_argument("source", help="a folder, or a .tar.gz or .zip archive")
     command(removemodule).add_argument("name")
     command(listworkers)
+    command(listqueues)
+    command(lockqueue).add_argument("name")
+    command(unlockqueue).add_argument("name")
     for run in LISTS:
         lists.add_options(command(run), run)
     command(sweep)

@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+from mlapi.errors import Invalid
+from mlapi.http.problems import InvalidRequest
 from mlapi.http.request import Request
 from mlapi.models import queues as rules
 from mlapi.models.deletion import delete_queue
@@ -47,7 +49,10 @@ def update(queue: QueueItem, request: Request) -> QueueDocument:
 @queue.delete(permission=Permission.WRITE, schema=Expects(query=Move()))
 def delete(queue: QueueItem, request: Request) -> QueueDeletion:
     """Delete a queue; its tasks and its jobs that have not ended move to the queue `move_to`, a URL or a name."""
-    tasks, jobs = delete_queue(request.db, queue.id, request.validated["query"].get("move_to"))
+    try:
+        tasks, jobs = delete_queue(request.db, queue.id, request.validated["query"].get("move_to"))
+    except Invalid as invalid:
+        raise InvalidRequest({"querystring": invalid.errors}) from None
     return {**answers.deletion(queues=1), "moved": {"tasks": tasks, "jobs": jobs}}
 
 

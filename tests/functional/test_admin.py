@@ -192,6 +192,21 @@ def test_workers_are_listed_with_their_health(ini: Path, db: Any) -> None:
     assert re.fullmatch(r"  1 fault\(s\), claims no job for [01] s\. No space left on device\.", fault)
 
 
+def test_queues_are_listed_and_locked(ini: Path, root: Client, db: Any) -> None:
+    root("POST", "queues", {"name": "gpu", "limit": 2}, status=201)
+    default = "default: 0 waiting, 0 running"
+    assert admin(ini, "listqueues").stdout.splitlines() == [default, "gpu: 0 waiting, 0 of at most 2 running"]
+    assert admin(ini, "lockqueue", "gpu").stdout == "Locked gpu.\n"
+    assert root("GET", "queues/gpu").json["locked"] is True
+    assert admin(ini, "listqueues").stdout.splitlines()[1] == "gpu: 0 waiting, 0 of at most 2 running, locked"
+    assert admin(ini, "unlockqueue", "gpu").stdout == "Unlocked gpu.\n"
+    assert root("GET", "queues/gpu").json["locked"] is False
+    refused(admin(ini, "lockqueue", "nothing", check=False), 1, "Queue nothing not found.")
+    workers.beat(db, "one", "here", "1", workers.Offer(queues=["gpu", "default"], slots=2))
+    db.commit()
+    assert "  serves gpu default with 2 slot(s)" in admin(ini, "listworkers").stdout.splitlines()
+
+
 @pytest.fixture
 def listed(wsgi: Any, capsys: Any) -> Callable[..., list[dict[str, str]]]:
     """A function that executes the command of a list, in this process, and returns its lines by columns."""

@@ -5,6 +5,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import pytest
 
 from mlapi.schemas.pages import Number, TrueOrFalse
+from mlapi.schemas.queues import QueueName
 from mlapi.schemas.types import Text
 from tests.support import API, World, is_problem, services
 
@@ -90,6 +91,7 @@ BAD = {
     ],
     TrueOrFalse: ["", "True", "1", "0", "yes", "null", "true "],
     Text: ["\0", "a\0b"],
+    QueueName: ["", "\0", "A", "a/b", "nothing", "http://[", f"{API}/queues/", f"{API}/modules/gpu"],
 }
 """Invalid values, by type of parameter."""
 
