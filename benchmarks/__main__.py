@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import growth, jobs, rates, startup, transfers, worst
+from benchmarks import claims, growth, jobs, rates, startup, transfers, worst
 from benchmarks.table import Row, render
 from mlapi.database import sqlite_driver
 
@@ -27,9 +27,10 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "pserve": startup.pserve,
     "worst": worst.requests,
     "growth": growth.growth,
+    "claims": claims.claims,
 }
 
-LONG = {"growth"}
+LONG = {"growth", "claims"}
 """Benchmarks that take minutes, and are run only by name."""
 
 QUIET = 0.3

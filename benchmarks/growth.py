@@ -138,12 +138,12 @@ def service_of(server: str, size: int) -> Iterator[Callable[[str], Connection]]:
             yield lambda name: Connection(service.port, tokens[name])
 
 
-def fill(url: str, size: int) -> None:
+def fill(url: str, size: int, rows: str = ROWS) -> None:
     """Fill a migrated database, and collect the statistics that its planner uses."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {size}) SELECT"
     engine = make_engine(url, timeout=3600)
     with engine.connect().execution_options(no_parameters=True) as db:
-        for statement in ROWS.replace(":size", str(size)).split(";"):
+        for statement in rows.replace(":size", str(size)).split(";"):
             insert, _, select = statement.partition("SELECT")
             db.exec_driver_sql(f"{insert}{numbers}{select}")
         db.commit()

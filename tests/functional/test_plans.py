@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from pyramid.paster import get_app
 from webtest import TestApp
 
+from benchmarks.claims import QUEUED
 from benchmarks.growth import fill
-from mlapi.models import users
+from mlapi.models import dispatch, users
 from tests.functional.conftest import database_url
 from tests.functional.test_statements import statements
 from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, migrate, services, write_ini
@@ -107,6 +108,22 @@ def test_the_work_of_a_list_does_not_grow(large, callers):
         assert {statement: found for statement in seen if (found := broken(db, statement, seen[statement]))} == {}
         slow = "SELECT id FROM jobs WHERE reason = 'x' ORDER BY reason"
         assert broken(db, slow, {}), "a scan and a sort are found"
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_the_work_of_a_claim_does_not_grow(analyzed, large):
+    engine, seen = large.registry.database.engine, {}
+    broken = broken_in_sqlite if engine.dialect.name == "sqlite" else broken_in_postgresql
+    with engine.connect() as db:
+        for statement in QUEUED.replace(":size", "10000").split(";"):
+            db.execution_options(no_parameters=True).exec_driver_sql(statement)
+        if analyzed:
+            db.exec_driver_sql("ANALYZE")
+        with executed(large, seen):
+            assert len(dispatch.heads(db, "tests", 4)) == 4
+            assert dispatch.waiting(db, "tests")
+        assert {statement: found for statement in seen if (found := broken(db, statement, seen[statement]))} == {}
+        db.rollback()
 
 
 def broken_in_sqlite(db, statement, parameters):
