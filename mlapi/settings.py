@@ -91,6 +91,14 @@ def names(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
 
 
+def some_names(value: str) -> tuple[str, ...]:
+    """One or more names separated by commas or whitespace."""
+    found = names(value)
+    if not found:
+        raise ValueError("must have at least one name")
+    return found
+
+
 def url_or_empty(value: str) -> str:
     """An http or https URL without a path, or an empty text."""
     if value and not value.startswith(("http://", "https://")):
@@ -221,7 +229,7 @@ class Settings:
     )
     slots: int = setting(whole, "2", "Number of jobs that this machine runs at the same time.")
     queues: tuple[str, ...] = setting(
-        names, "*", "Names of the queues whose jobs this machine runs, separated by spaces; * for all."
+        some_names, "*", "Names of the queues whose jobs this machine runs, separated by spaces; * for all."
     )
     gpus: int = setting(count, "0", "Number of GPUs of this machine that jobs may need.")
     worker: str = setting(text, socket.gethostname(), "Name of this machine as a worker.")

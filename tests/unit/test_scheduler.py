@@ -15,7 +15,7 @@ from mlapi.execution.executors.base import Ticket
 from mlapi.execution.probe import ServiceCheck
 from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.execution.scheduler import REFUSED, Scheduler
-from mlapi.models import Attempt, Base, Job, Worker, attempts, runs
+from mlapi.models import Attempt, Base, Job, Worker, attempts, queues, runs
 from mlapi.models.attempts import Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
@@ -130,6 +130,35 @@ def test_the_attempts_of_other_machines_take_no_slot(make: Make) -> None:
     other, executor = make(worker="two")
     assert other.tick() is True
     assert [ticket.attempt_id for ticket in executor.tickets] == [3, 4]
+
+
+def test_a_scheduler_shows_what_its_machine_offers(database: Database, make: Make) -> None:
+    make(queues="gpu other", gpus="3")[0].tick()
+    with database.reading() as db:
+        worker = db.execute(sa.select(Worker.__table__)).one()
+    assert (worker.queues, worker.slots, worker.gpus, worker.cpus) == (["gpu", "other"], 2, 3, os.cpu_count())
+    assert worker.memory > 2**20
+
+
+def test_a_scheduler_takes_the_jobs_of_its_queues_only(database: Database, make: Make) -> None:
+    with database.writing.begin() as db:
+        gpu = queues.create(db, "gpu", {}).id
+        db.execute(sa.update(Job).where(Job.id == 4).values(queue_id=gpu))
+    scheduler, executor = make(queues="gpu")
+    assert scheduler.tick() is True
+    assert [ticket.url for ticket in executor.tickets] == ["http://here/attempts/1"]
+    with database.reading() as db:
+        assert db.scalars(sa.select(Attempt.job_id)).all() == [4]
+
+
+def test_a_scheduler_writes_nothing_for_jobs_that_it_cannot_take(database: Database, make: Make) -> None:
+    scheduler, _ = make(queues="gpu")
+    scheduler.tick()
+    seen: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *event: seen.append(event[2]))
+    assert scheduler.tick() is False
+    assert seen
+    assert all(statement.startswith(("SELECT", "BEGIN DEFERRED")) for statement in seen), seen
 
 
 def test_a_job_whose_workers_are_lost_has_a_reason(database: Database, make: Make) -> None:

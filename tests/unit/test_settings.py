@@ -47,6 +47,14 @@ def test_settings_are_parsed_by_their_type(read: Any, tmp_path: Path) -> None:
     assert settings.url == "https://mlapi.example"
 
 
+def test_a_worker_serves_all_queues_unless_it_names_some(read: Any) -> None:
+    assert (read().queues, read().gpus) == (("*",), 0)
+    assert (read(queues="gpu, default").queues, read(gpus="4").gpus) == (("gpu", "default"), 4)
+    for name, value in (("queues", " , "), ("gpus", "-1"), ("gpus", "one")):
+        with pytest.raises(SettingsError, match=name):
+            read(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("host", "port", "url"),
     [
