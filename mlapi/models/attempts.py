@@ -169,13 +169,12 @@ def _take(db: Session, worker: str, ids: list[int], lease: float) -> list[Claim]
     times = {"started": clock(), "lease_until": clock(lease)}
     # PostgreSQL runs the CTE once; a subquery it might run again.
     statement = sa.update(Job).where(Job.id.in_(sa.select(free.cte().c.id))).values(**values, **times)
-    claims = []
-    for job_id, number, timeout in db.execute(statement.returning(Job.id, Job.attempt, Job.timeout)).all():
-        attempt = Attempt(job_id=job_id, number=number, worker=worker)
-        db.add(attempt)
-        db.flush()
-        claims.append(Claim(job_id, attempt.id, number, timeout))
-    return claims
+    rows = db.execute(statement.returning(Job.id, Job.attempt, Job.timeout)).all()
+    if not rows:
+        return []
+    insert = sa.insert(Attempt).returning(Attempt.id, sort_by_parameter_order=True)
+    made = db.scalars(insert, [{"job_id": row.id, "number": row.attempt, "worker": worker} for row in rows])
+    return [Claim(row.id, attempt, row.attempt, row.timeout) for row, attempt in zip(rows, made, strict=True)]
 
 
 def held(fence: Fence) -> sa.ColumnElement[bool]:

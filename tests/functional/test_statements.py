@@ -32,6 +32,8 @@ MOST = 4
 MANY = 100
 
 LARGE = {"files", "jobs", "runs", "pipelines", "tasks", "attempts", "job_inputs", "job_parents"} | {
+    "job_dependencies",
+    "job_outputs",
     "run_files",
     "log_pieces",
     "uploads",
