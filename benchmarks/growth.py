@@ -85,7 +85,10 @@ SELECT i, 1 + (i - 1) / 5, 1 + (1 + (i - 1) / 5) % 5, CASE WHEN (1 + (i - 1) / 5
 INSERT INTO files (id, owner_id, name, sha256, size, kind, tags, job_id, created)
 SELECT i, CASE WHEN i % 5 < 4 THEN (SELECT id FROM users WHERE name = 'ada') ELSE 12 END, 'n' || ((i / 2) % 10),
     CASE WHEN i > 200 AND i <= 230 THEN 'SHA256' ELSE 'd' || i END, 1, CASE i % 2 WHEN 0 THEN 'OUTPUT' ELSE 'INPUT' END,
-    '{}', CASE WHEN i > 300 AND i <= 330 THEN 1 WHEN i % 2 = 0 THEN i END, '2026-01-01 00:00:00.000000' FROM n
+    '{}', CASE WHEN i > 300 AND i <= 330 THEN 1 WHEN i % 2 = 0 THEN i END, '2026-01-01 00:00:00.000000' FROM n;
+
+INSERT INTO events (id, actor, action, kind, subject_id, run_id, data, transaction_id, created)
+SELECT i, 'service', 'moved', 'job', 20 + i % 5, 1 + i % 5, '{}', 0, '2026-01-01 00:00:00.000000' FROM n
 """.replace("SHA256", SHA256)
 """The statements that fill a database; `n` is the table of the numbers up to the size."""
 

@@ -43,6 +43,9 @@ DISK_FULL = "53100"
 WAKES = "mlapi.wakes"
 """The key in `Session.info` of whether the commit wakes schedulers."""
 
+ACTOR = "actor"
+"""The key in `Session.info` of who acts, a text or a function that returns it."""
+
 CANCELLED = "57014"
 """PostgreSQL's error code for a statement that exceeded its time limit."""
 
@@ -206,6 +209,12 @@ class Database:
         self.lateral = self.engine.dialect.name != "sqlite"
         """Whether a subquery in FROM can refer to the tables before it, which SQLite lacks."""
         self.reading = self.engine.execution_options(sqlite_begin="DEFERRED").connect
+
+    @contextmanager
+    def acting(self, actor: str) -> Iterator[Session]:
+        """A session for writing in a block, which commits at its end; `actor` is who acts in it."""
+        with self.writing(info={ACTOR: actor}) as session, session.begin():
+            yield session
 
     def share(self, threads: int) -> None:
         """Leave some of the server's threads to readers: limit the writers of SQLite that wait."""

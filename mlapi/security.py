@@ -108,6 +108,11 @@ class UserIdentity:
         """The value of `CALLER`."""
         return {"caller": self.id}
 
+    @property
+    def actor(self) -> str:
+        """The name of this identity in events."""
+        return f"user:{self.name}"
+
 
 @dataclass(frozen=True)
 class RunnerIdentity:
@@ -130,6 +135,11 @@ class RunnerIdentity:
     def parameters(self) -> dict[str, int]:
         """The value of `CALLER`."""
         return {"caller": self.attempt}
+
+    @property
+    def actor(self) -> str:
+        """The name of this identity in events."""
+        return f"attempt:{self.attempt}"
 
 
 Identity = UserIdentity | RunnerIdentity

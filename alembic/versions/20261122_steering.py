@@ -53,8 +53,8 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_events')),
     sqlite_autoincrement=True
     )
-    op.create_index(op.f('ix_events_kind_subject_id_id'), 'events', ['kind', 'subject_id', 'id'], unique=False)
-    op.create_index(op.f('ix_events_run_id_id'), 'events', ['run_id', 'id'], unique=False)
+    op.create_index(op.f('ix_events_kind_subject_id_transaction_id_id'), 'events', ['kind', 'subject_id', 'transaction_id', 'id'], unique=False)
+    op.create_index(op.f('ix_events_run_id_transaction_id_id'), 'events', ['run_id', 'transaction_id', 'id'], unique=False)
 
     op.create_table('queues',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),

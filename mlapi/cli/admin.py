@@ -53,7 +53,7 @@ def migrate(_settings: Settings, _arguments: Arguments) -> int:
 def createuser(settings: Settings, arguments: Arguments) -> int:
     """Create a user. The password is read from the terminal or from the first line of a file."""
     password = _password(arguments)
-    with Database(settings.database_url).writing.begin() as db:
+    with Database(settings.database_url).acting("admin") as db:
         users.create(db, arguments.name, Passwords(settings).hash(password), arguments.role)
     print(f"Created {arguments.role} {arguments.name}.")
     return 0
@@ -85,7 +85,7 @@ def createmodule(settings: Settings, arguments: Arguments) -> int:
         with source.open("rb") as archive:
             content = intake.store_archive(archive)
     blob = content.blob
-    with Database(settings.database_url).writing.begin() as db:
+    with Database(settings.database_url).acting("admin") as db:
         version, new = modules.register(db, arguments.name, content.manifest, blob.sha256, blob.size)
         number = version.number
     print(f"{'Registered' if new else 'Unchanged:'} {arguments.name}, version {number}, {blob.sha256}.")
@@ -94,7 +94,7 @@ def createmodule(settings: Settings, arguments: Arguments) -> int:
 
 def removemodule(settings: Settings, arguments: Arguments) -> int:
     """Remove a module that no task or job refers to."""
-    with Database(settings.database_url).writing.begin() as db:
+    with Database(settings.database_url).acting("admin") as db:
         module = db.scalar(sa.select(Module.id).where(Module.name == arguments.name))
         if module is None:
             return _fail(f"Module {arguments.name} not found.")
@@ -146,7 +146,7 @@ def unlockqueue(settings: Settings, arguments: Arguments) -> int:
 
 
 def _set_lock(settings: Settings, name: str, *, locked: bool) -> int:
-    with Database(settings.database_url, bells=settings.data_dir).writing.begin() as db:
+    with Database(settings.database_url, bells=settings.data_dir).acting("admin") as db:
         queue = queues.ids(db, [name]).get(name)
         if queue is None:
             return _fail(f"Queue {name} not found.")

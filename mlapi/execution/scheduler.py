@@ -87,6 +87,7 @@ class Scheduler:
     ) -> None:
         self._settings, self._database, self._executor, self._store = settings, database, executor, store
         self._attempt_url, self._answers = attempt_url, answers
+        self._actor = f"worker:{settings.worker}"
         self._tokens = Tokens(settings.secret_key)
         self.stopping = threading.Event()
         self._next_lease_check = self._next_heartbeat = 0.0
@@ -155,7 +156,7 @@ class Scheduler:
 
     def _beat(self) -> None:
         """Send the heartbeat of this worker."""
-        with self._database.writing.begin() as db:
+        with self._database.acting(self._actor) as db:
             workers.beat(db, self._settings.worker, socket.gethostname(), mlapi.__version__, self._offer)
         self._next_heartbeat = time.monotonic() + HEARTBEAT
 
@@ -208,7 +209,7 @@ class Scheduler:
             return
         job_id, number, fetched = row
         fence = attempts.Fence(attempt_id, job_id, number)
-        with self._database.writing.begin() as db:
+        with self._database.acting(self._actor) as db:
             if self._put_back(db, fence, ending, fetched=fetched):
                 log.warning("Job %d: attempt %d is lost. %s", job_id, number, ending.reason)
 
@@ -233,7 +234,7 @@ class Scheduler:
         self._log_health(allowed)
         if not allowed.jobs or not self._answers():
             return False
-        with self._database.writing.begin() as db:
+        with self._database.acting(self._actor) as db:
             claims = attempts.claim(db, worker, allowed.jobs, self._settings.job_lease, trial=allowed.trial)
         for claim in claims:
             self._submit(claim)

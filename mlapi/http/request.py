@@ -8,7 +8,7 @@ from pyramid.decorator import reify
 from pyramid.httpexceptions import HTTPUnauthorized
 from pyramid.request import Request as PyramidRequest
 
-from mlapi.database import end
+from mlapi.database import ACTOR, end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,11 @@ class Request(PyramidRequest):
     def db(self) -> Session:
         """The session for writing, joined to the request's transaction."""
         database: Database = self.registry.database
-        return database.writing(info={"tm": self.tm})
+        return database.writing(info={"tm": self.tm, ACTOR: self._actor})
+
+    def _actor(self) -> str | None:
+        """The name of the caller in events."""
+        return None if self.identity is None else self.identity.actor
 
     @reify
     def reader(self) -> Reader:

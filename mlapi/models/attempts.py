@@ -17,7 +17,7 @@ from mlapi.errors import AttemptOver, Conflict
 from mlapi.models import dispatch
 from mlapi.models.backoff import WORKER_LOST, Retries, is_transient
 from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
-from mlapi.models.jobs import TERMINAL, Job, Status, lock_run, move
+from mlapi.models.jobs import TERMINAL, Job, Status, lock_run, move, record_moves
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
 from mlapi.models.progress import advance
@@ -169,9 +169,10 @@ def _take(db: Session, worker: str, ids: list[int], lease: float) -> list[Claim]
     times = {"started": clock(), "lease_until": clock(lease)}
     # PostgreSQL runs the CTE once; a subquery it might run again.
     statement = sa.update(Job).where(Job.id.in_(sa.select(free.cte().c.id))).values(**values, **times)
-    rows = db.execute(statement.returning(Job.id, Job.attempt, Job.timeout)).all()
+    rows = db.execute(statement.returning(Job.id, Job.run_id, Job.attempt, Job.timeout)).all()
     if not rows:
         return []
+    record_moves(db, Status.RUNNING, ((row.id, row.run_id, row.attempt, None) for row in rows))
     insert = sa.insert(Attempt).returning(Attempt.id, sort_by_parameter_order=True)
     made = db.scalars(insert, [{"job_id": row.id, "number": row.attempt, "worker": worker} for row in rows])
     return [Claim(row.id, attempt, row.attempt, row.timeout) for row, attempt in zip(rows, made, strict=True)]

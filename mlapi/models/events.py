@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
+from mlapi.database import ACTOR
 from mlapi.models.base import JsonObject, Numbered
 
 SERVICE = "service"
@@ -51,14 +52,14 @@ def _postgresql_oldest(_element: oldest_transaction, _compiler: SQLCompiler, **_
 class Event(Numbered):
     """An action on a resource: its kind and id, the run to which it belongs, and details.
 
-    Ids follow the order in which events were written, not the order of the commits: who reads all events after an id
-    must read only `settled` ones. Events outlive their resources.
+    Ids follow the order in which events were written, not the order of the commits. `after` reads them so that none is
+    missed. Events outlive their resources.
     """
 
     __tablename__ = "events"
     __table_args__ = (
-        sa.Index(None, "run_id", "id"),
-        sa.Index(None, "kind", "subject_id", "id"),
+        sa.Index(None, "run_id", "transaction_id", "id"),
+        sa.Index(None, "kind", "subject_id", "transaction_id", "id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -82,16 +83,53 @@ def record(db: Session, action: str, kind: str, subject_id: int, run_id: int | N
 
 def record_all(db: Session, action: str, kind: str, subjects: Iterable[tuple[int, int | None]], **data: object) -> None:
     """Record the same action on several resources `(id, run)` of a kind."""
+    record_each(db, action, kind, [(subject_id, run_id, data) for subject_id, run_id in subjects])
+
+
+def record_each(db: Session, action: str, kind: str, subjects: Iterable[tuple[int, int | None, JsonObject]]) -> None:
+    """Record the same action on several resources `(id, run, details)` of a kind, in one statement."""
     actor = actor_of(db)
     rows = [
         {"actor": actor, "action": action, "kind": kind, "subject_id": subject_id, "run_id": run_id, "data": data}
-        for subject_id, run_id in subjects
+        for subject_id, run_id, data in subjects
     ]
     if rows:
         db.execute(sa.insert(Event), rows)
 
 
 def actor_of(db: Session) -> str:
-    """Who acts in a session, such as `user:ada` or `worker:host`; `db.info["actor"]` is that, or a function of it."""
-    actor = db.info.get("actor", SERVICE)
-    return str(actor() if callable(actor) else actor)
+    """Who acts in a session, such as `user:ada`: a text in its `info`, or a function that returns it."""
+    actor = db.info.get(ACTOR)
+    return (actor() if callable(actor) else actor) or SERVICE
+
+
+_events = Event.__table__.c
+_AFTER = sa.bindparam("after", type_=sa.BigInteger)
+_before = sa.select(_events.transaction_id).where(_events.id <= _AFTER).order_by(_events.id.desc()).limit(1)
+_PAGE = (
+    sa.select(
+        _events.id,
+        _events.created,
+        _events.actor,
+        _events.action,
+        _events.kind,
+        _events.subject_id,
+        _events.run_id,
+        _events.data,
+    )
+    .where(
+        settled,
+        sa.tuple_(_events.transaction_id, _events.id)
+        > sa.tuple_(sa.func.coalesce(_before.scalar_subquery(), 0), _AFTER),
+    )
+    .order_by(_events.transaction_id, _events.id)
+    .limit(sa.bindparam("limit", type_=sa.BigInteger))
+)
+OF_RUN = _PAGE.where(_events.run_id == sa.bindparam("run"))
+"""The events of the run `run` and of its jobs after the event `after`, at most `limit`.
+
+They are in the order of transactions, and only those of transactions before which no other can appear any more: a
+reader who continues after the last event of a page misses none.
+"""
+OF_SUBJECT = _PAGE.where(_events.kind == sa.bindparam("kind"), _events.subject_id == sa.bindparam("subject"))
+"""The events of the resource `subject` of a kind, as in `OF_RUN`."""

@@ -6,7 +6,7 @@ status, by compare-and-set in SQL.
 
 import enum
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
 from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, clock
+from mlapi.models.events import record_each
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 from mlapi.models.patterns import Named, choose
@@ -164,7 +165,18 @@ def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: o
     allowed = [status for status, moves in MOVES.items() if to in moves]
     statement = sa.update(Job).where(condition, Job.status.in_(allowed)).values(status=to, **values)
     wake_schedulers(db)
-    return list(db.scalars(statement.returning(Job.id)))
+    moved = db.execute(statement.returning(Job.id, Job.run_id, Job.attempt, Job.reason)).all()
+    record_moves(db, to, ((row.id, row.run_id, row.attempt, row.reason) for row in moved))
+    return [row.id for row in moved]
+
+
+def record_moves(db: Session, to: Status, jobs: Iterable[tuple[int, int, int, str | None]]) -> None:
+    """Record that jobs `(id, run, attempt, reason)` have moved to a status."""
+    subjects = [
+        (job_id, run_id, {"status": to, "attempt": attempt, "reason": reason})
+        for job_id, run_id, attempt, reason in jobs
+    ]
+    record_each(db, "moved", "job", subjects)
 
 
 def add_inputs(db: Session, job_ids: Sequence[int], files: Sequence[tuple[int, str]]) -> None:

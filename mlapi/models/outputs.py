@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.errors import FieldErrors
 from mlapi.models.base import Base, JsonObject
+from mlapi.models.events import record
 from mlapi.models.files import File, Kind
 from mlapi.models.jobs import Job, JobInput, JobOutput
 from mlapi.models.modules import Function
@@ -64,6 +65,7 @@ def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Out
     if rows:
         files = db.scalars(sa.insert(File).returning(File.id, sort_by_parameter_order=True), rows)
         add_outputs(db, job.id, files.all())
+        record(db, "outputs", "job", job.id, job.run_id, files=len(rows))
 
 
 def add_outputs(db: Session, job_id: int, file_ids: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from mlapi.errors import Conflict, Gone
 from mlapi.models import dependencies, jobs, reuse
 from mlapi.models.base import affected_rows, clock
+from mlapi.models.events import record
 from mlapi.models.jobs import Job, Status, lock_run, move
 
 
@@ -56,6 +57,7 @@ def cancel(db: Session, job_id: int) -> None:
     if run_id is None:
         raise Gone()
     lock_run(db, run_id)
+    record(db, "cancel", "job", job_id, run_id)
     waiting = sa.and_(Job.id == job_id, Job.status != Status.RUNNING)
     if move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock()):
         advance(db, run_id)

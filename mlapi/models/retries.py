@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict, Gone
+from mlapi.models.events import record
 from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobParent, Status, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.progress import advance
@@ -30,6 +31,7 @@ def retry_job(db: Session, job_id: int) -> None:
         raise Gone()
     if status not in RETRIED:
         raise Conflict(f"Only a job that is FAILED or CANCELLED can be retried: it is {status}.")
+    record(db, "retry", "job", job_id, run_id)
     _retry(db, run_id, [job_id])
 
 
@@ -44,6 +46,7 @@ def retry_run(db: Session, run_id: int) -> None:
     status = status_of(statuses(db, [run_id])[run_id])
     if status not in RETRIED:
         raise Conflict(f"Only a run that is FAILED or CANCELLED can be retried: it is {status}.")
+    record(db, "retry", "run", run_id, run_id)
     _retry(db, run_id, list(db.scalars(sa.select(Job.id).where(Job.run_id == run_id, Job.status.in_(RETRIED)))))
 
 

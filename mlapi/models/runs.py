@@ -15,6 +15,7 @@ from mlapi.models import dependencies
 from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
 from mlapi.models.combinations import Axis, check_axes, combine
 from mlapi.models.dependencies import Dependencies
+from mlapi.models.events import record, record_all
 from mlapi.models.files import File
 from mlapi.models.grids import ROWS, Grid
 from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, lock_run, move
@@ -235,6 +236,7 @@ def create(
         copied = copied.where(RunFile.run_id == created[0].id)
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
     first = _create_jobs(db, created, [plans for _, plans in runs], graph, files, wait=before.wait)
+    record_all(db, "created", "run", ((run.id, run.id) for run in created), jobs=len(graph))
     begin(db, first, before.job_ids, wait=before.wait)
     return created
 
@@ -307,6 +309,7 @@ def cancel(db: Session, run_id: int) -> None:
     if db.scalar(sa.select(Run.id).where(Run.id == run_id)) is None:
         raise Gone()
     lock_run(db, run_id)
+    record(db, "cancel", "run", run_id, run_id)
     if not _cancel(db, Job.run_id == run_id):
         raise Conflict("The run has ended.")
 
@@ -314,7 +317,10 @@ def cancel(db: Session, run_id: int) -> None:
 def cancel_grid(db: Session, grid_id: int) -> None:
     """Cancel the jobs of all runs of a grid, as `cancel` does. Raises `Conflict` if all runs have ended."""
     Run.lock_all(db, Run.grid_id == grid_id)
-    if not _cancel(db, Job.run_id.in_(sa.select(Run.id).where(Run.grid_id == grid_id))):
+    jobs = Job.run_id.in_(sa.select(Run.id).where(Run.grid_id == grid_id))
+    unended = db.scalars(sa.select(Job.run_id).distinct().where(jobs, Job.status.not_in(TERMINAL))).all()
+    record_all(db, "cancel", "run", ((run_id, run_id) for run_id in sorted(unended)), grid=grid_id)
+    if not _cancel(db, jobs):
         raise Conflict("All runs of the grid have ended.")
 
 

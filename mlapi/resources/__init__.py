@@ -7,8 +7,8 @@
     │   └── pipelines/{pipeline}
     │       ├── tasks/{task}
     │       ├── grids/{grid}          …/runs, …/cancel
-    │       └── runs/{run}            …/cancel
-    │           └── jobs/{job}        …/log, …/cancel
+    │       └── runs/{run}            …/cancel, …/events
+    │           └── jobs/{job}        …/log, …/cancel, …/events
     ├── modules/{module}
     │   ├── functions/{function}      of the newest version
     │   └── versions/{version}

@@ -1,15 +1,17 @@
 """Jobs of a run, and jobs across owners."""
 
 import datetime
+from collections.abc import Mapping
 from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, Job, JobDependency, JobInput, JobOutput, JobParent, Queue, Run, User
+from mlapi.models import Attempt, Job, JobDependency, JobInput, JobOutput, JobParent, Queue, Run, User, events
 from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.waits import REASON
 from mlapi.prepared import fetch
+from mlapi.resources.events import Events
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
@@ -69,6 +71,7 @@ class JobDocument(JobSummary):
     outputs: list[Url]
     metrics: JsonObject
     log: Url
+    events: Url
 
 
 class JobLog(Part["JobItem"]):
@@ -81,6 +84,21 @@ class JobCancel(Part["JobItem"]):
 
 class JobRetry(Part["JobItem"]):
     """The retry of a job."""
+
+
+class JobEvents(Events["JobItem"]):
+    """The events of a job."""
+
+    statement = events.OF_SUBJECT
+
+    @property
+    def of_item(self) -> Mapping[str, object]:
+        """The job."""
+        return {"kind": "job", "subject": self.item.id}
+
+    def subject(self, kind: str, row_id: int) -> Url | None:  # noqa: ARG002 - there is only the job
+        """The URL of the job."""
+        return self.item.url
 
 
 Number = sa.ColumnElement[int]
@@ -115,7 +133,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
     """A job: the execution of one task in one run."""
 
     key = "job"
-    children = {"log": JobLog, "cancel": JobCancel, "retry": JobRetry}
+    children = {"log": JobLog, "cancel": JobCancel, "retry": JobRetry, "events": JobEvents}
     fields = Fields(
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
@@ -208,7 +226,15 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "outputs": [link("file", user=row.owner, file=file) for file in linked["outputs"]],
             "metrics": row.metrics,
             "log": f"{summary['url']}/log",
+            "events": f"{summary['url']}/events",
         }
+
+    @property
+    def url(self) -> Url:
+        """The URL of the job, below its run."""
+        row = self.row
+        url: Url = self.link("job", user=row.owner, pipeline=row.pipeline, run=row.run, job=row.id)
+        return url
 
     @property
     def current_attempt(self) -> int | None:

@@ -1,15 +1,16 @@
 """Runs of a pipeline, and runs across owners."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, cast
 
 import sqlalchemy as sa
 
 from mlapi.database import Reader
-from mlapi.models import Pipeline, Run, RunFile, User, runs
+from mlapi.models import Pipeline, Run, RunFile, User, events, runs
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import TERMINAL
+from mlapi.resources.events import Events
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.jobs import Jobs
@@ -47,6 +48,7 @@ class RunDocument(RunSummary):
     files: list[Url]
     changes: JsonObject | None
     rerun_of: Url | None
+    events: Url
 
 
 class RunCancel(Part["RunItem"]):
@@ -61,11 +63,28 @@ class RunRerun(Part["RunItem"]):
     """The repetition of a run."""
 
 
+class RunEvents(Events["RunItem"]):
+    """The events of a run and of its jobs."""
+
+    statement = events.OF_RUN
+
+    @property
+    def of_item(self) -> Mapping[str, object]:
+        """The run."""
+        return {"run": self.item.id}
+
+    def subject(self, kind: str, row_id: int) -> Url | None:
+        """The URL of the run or of a job of it."""
+        row = self.item.row
+        run = self.link("run", user=row.owner, pipeline=row.pipeline, run=row.id)
+        return f"{run}/jobs/{row_id}" if kind == "job" else run
+
+
 class RunItem(OwnedItem[RunSummary, RunDocument]):
     """A run: one execution of a pipeline, as it was at the start, over files."""
 
     key = "run"
-    children = {"jobs": Jobs, "cancel": RunCancel, "retry": RunRetry, "rerun": RunRerun}
+    children = {"jobs": Jobs, "cancel": RunCancel, "retry": RunRetry, "rerun": RunRerun, "events": RunEvents}
     fields = Fields(
         Field(table.id, sort=True),
         Field(table.pipeline_id, "pipeline", filter=Filter.ACROSS_OWNERS),
@@ -88,7 +107,13 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
         other = self.row.rerun_of
         rerun_of = other and self.link("run", user=self.row.owner, pipeline=self.row.pipeline, run=other)
-        return {**summary, "files": files, "changes": changes_of(self.row, self.link), "rerun_of": rerun_of}
+        return {
+            **summary,
+            "files": files,
+            "changes": changes_of(self.row, self.link),
+            "rerun_of": rerun_of,
+            "events": f"{summary['url']}/events",
+        }
 
 
 def changes_of(row: Row, link: Linker) -> JsonObject | None:

@@ -19,7 +19,7 @@ from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, migr
 ROWS = 8_000
 """Number of jobs and of files."""
 
-LARGE = {"jobs", "files", "runs"}
+LARGE = {"jobs", "files", "runs", "events"}
 """The tables with so many rows that an index is faster than a scan."""
 
 WORK = 1_000
@@ -31,7 +31,7 @@ STEPS = 40
 ALL = re.compile(r"WHERE 1 = 1 ORDER BY (\w+).id DESC\n LIMIT")
 """The SELECT of the newest rows of a table by its primary key, which SQLite calls a scan."""
 
-KEYS = {"user": "ada", "pipeline": 1, "grid": 5, "run": 5, "attempt": 1, "module": "m1", "version": "d1"}
+KEYS = {"user": "ada", "pipeline": 1, "grid": 5, "run": 5, "job": 21, "attempt": 1, "module": "m1", "version": "d1"}
 VALUES = {
     "owner": "ada",
     "status": "FAILED",

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.models import (
+    Event,
     File,
     Function,
     Grid,
@@ -37,8 +38,8 @@ LARGE = {"files", "jobs", "runs", "pipelines", "tasks", "attempts", "job_inputs"
     "run_files",
     "log_pieces",
     "uploads",
-    "job_outputs",
-    "job_dependencies",
+    "events",
+    "metrics",
 }
 """Tables that grow with use."""
 
@@ -100,6 +101,8 @@ def grow(db, world):
     copies(db, Grid, keys["grid"])
     copies(db, Run, keys["run"])
     copies(db, Job, keys["job"], position=lambda n: n)
+    events = dict(db.execute(sa.select(Event.kind, sa.func.max(Event.id)).group_by(Event.kind)).all())
+    copies(db, Event, events["job"])
     copies(db, Function, function, name=lambda n: f"function{n}")
     modules = copies(db, Module, module, name=lambda n: f"module{n}")
     copies(db, ModuleVersion, version, module_id=lambda n: modules[n - 2], number=lambda n: 1)

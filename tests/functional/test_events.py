@@ -1,0 +1,111 @@
+"""Events: who did what to a run and its jobs, and when; a reader misses none."""
+
+import pytest
+import sqlalchemy as sa
+
+from mlapi.models import events
+from tests.support import claimed, is_problem, pipeline_of
+
+
+@pytest.fixture
+def started(ada, helloworld):
+    """A function that starts a run of two tasks, one after the other."""
+
+    def start():
+        pipeline, _ = pipeline_of(ada, {"function": helloworld}, {"function": helloworld})
+        file = ada.upload("a.txt", b"Ada", status=201).json["url"]
+        return ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
+
+    return start
+
+
+def told(items):
+    """The actors and actions of events, and the statuses to which jobs have moved."""
+    return [(each["actor"], each["action"], each["data"].get("status")) for each in items]
+
+
+def of(client, resource, query=""):
+    """The events of a resource."""
+    return client("GET", f"{resource['events']}{query}", status=200).json["items"]
+
+
+def test_a_run_lists_all_its_changes_and_who_made_them(ada, app, wsgi, started):
+    run = started()
+    [runner] = claimed(app, wsgi)
+    runner.finish("made.txt")
+    url = ada("GET", run["jobs"]).json["items"][1]["url"]
+    ada("POST", f"{url}/cancel", status=200)
+    found = of(ada, run)
+    first, second = runner.claim.job_id, int(url.rpartition("/")[2])
+    assert told(found) == [
+        ("user:ada", "created", None),
+        ("service", "moved", "RUNNING"),
+        (f"attempt:{runner.claim.attempt_id}", "outputs", None),
+        (f"attempt:{runner.claim.attempt_id}", "moved", "FINISHED"),
+        (f"attempt:{runner.claim.attempt_id}", "moved", "QUEUED"),
+        ("user:ada", "cancel", None),
+        ("user:ada", "moved", "CANCELLED"),
+    ]
+    assert [each["subject"].rpartition("/")[2] for each in found] == [
+        str(each) for each in (run["id"], first, first, first, second, second, second)
+    ]
+    assert found[1]["data"] == {"status": "RUNNING", "attempt": 1, "reason": None}
+    assert found[2]["data"] == {"files": 1}
+    assert found[-1]["data"]["reason"] == "Cancelled before it ran."
+    assert of(ada, ada("GET", url).json) == found[4:]
+
+
+def test_events_are_read_on_from_a_number(ada, app, wsgi, started):
+    run = started()
+    claimed(app, wsgi)
+    other = started()
+    everything = of(ada, run)
+    assert of(ada, run, f"?after={everything[0]['number']}") == everything[1:]
+    assert of(ada, run, f"?after={everything[-1]['number']}") == []
+    assert of(ada, run, "?after=9000000000000000000") == []
+    page = ada("GET", f"{run['events']}?limit=1").json
+    assert page["items"] == everything[:1]
+    assert ada("GET", page["next"]).json == {"items": everything[1:], "next": None}
+    assert told(of(ada, other)) == [("user:ada", "created", None)]
+    for query in ("after=-1", "after=x", "limit=0", "limit=201"):
+        is_problem(ada("GET", f"{run['events']}?{query}"), 422, query.partition("=")[0])
+
+
+def test_an_event_that_is_committed_late_is_not_missed(ada, wsgi, started):
+    run, database = started(), wsgi.registry.database
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    last = of(ada, run)[-1]["number"]
+    with database.acting("first") as first, database.acting("second") as second:
+        events.record(first, "noted", "run", run["id"], run["id"])
+        events.record(second, "noted", "run", run["id"], run["id"])
+        second.commit()
+        assert of(ada, run, f"?after={last}") == [], "the first one may still appear before the second"
+        first.commit()
+    assert [each["actor"] for each in of(ada, run, f"?after={last}")] == ["first", "second"]
+
+
+def test_an_event_with_a_lower_number_that_is_committed_later_is_read_after_the_others(ada, wsgi, started):
+    run, database = started(), wsgi.registry.database
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    last = of(ada, run)[-1]["number"]
+    with database.acting("early") as early, database.acting("late") as late:
+        early.execute(sa.select(events.transaction_id()))
+        events.record(late, "noted", "run", run["id"], run["id"])
+        events.record(early, "noted", "run", run["id"], run["id"])
+        early.commit()
+        [first] = of(ada, run, f"?after={last}")
+        late.commit()
+    [second] = of(ada, run, f"?after={first['number']}")
+    assert (first["actor"], second["actor"]) == ("early", "late")
+    assert second["number"] < first["number"]
+
+
+def test_a_cancellation_that_is_refused_leaves_no_event(ada, started):
+    run = started()
+    ada("POST", f"{run['url']}/cancel", status=200)
+    found = of(ada, run)
+    assert told(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "moved", "CANCELLED")]
+    ada("POST", f"{run['url']}/cancel", status=409)
+    assert of(ada, run) == found
