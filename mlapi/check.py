@@ -6,11 +6,12 @@ operators, and every fault test ends with it.
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
 from mlapi.database import Database
-from mlapi.models import File, ModuleVersion
+from mlapi.models import Attempt, File, ModuleVersion
 from mlapi.models.base import clock
 from mlapi.models.blobs import referenced
 from mlapi.settings import Settings
@@ -93,8 +94,12 @@ QUERIES = {
         HAVING count(id) <> max(number)""",
     "I8 attempt {0} has log size {1}, but {2} bytes of log": """
         SELECT attempts.id, attempts.log_size, coalesce(sum(length(log_pieces.content)), 0) FROM attempts
-        LEFT JOIN log_pieces ON log_pieces.attempt_id = attempts.id GROUP BY attempts.id, attempts.log_size
+        LEFT JOIN log_pieces ON log_pieces.attempt_id = attempts.id
+        WHERE attempts.log_sha256 IS NULL GROUP BY attempts.id, attempts.log_size
         HAVING attempts.log_size <> coalesce(sum(length(log_pieces.content)), 0)""",
+    "I8 attempt {0} has its log both in the database and as a blob": """
+        SELECT DISTINCT attempts.id FROM attempts JOIN log_pieces ON log_pieces.attempt_id = attempts.id
+        WHERE attempts.log_sha256 IS NOT NULL""",
     "I9 file {0} is an output of job {1}, which is {2}": """
         SELECT file_id, jobs.id, jobs.status FROM job_outputs JOIN jobs ON job_outputs.job_id = jobs.id
         WHERE jobs.status <> 'FINISHED'""",
@@ -173,9 +178,11 @@ def of_database(db: sa.Connection) -> Iterator[str]:
 
 def of_rows_without_blobs(db: sa.Connection, store: BlobStore) -> Iterator[str]:
     """I7: referenced blobs that are missing or damaged."""
-    references: list[tuple[str, sa.Select[int, str, int]]] = [
+    logged = sa.select(Attempt.id, Attempt.log_sha256, Attempt.log_size)
+    references: list[tuple[str, sa.Select[*tuple[Any, ...]]]] = [
         ("file", sa.select(File.id, File.sha256, File.size)),
         ("module version", sa.select(ModuleVersion.id, ModuleVersion.digest, ModuleVersion.size)),
+        ("the log of attempt", logged.where(Attempt.log_sha256.is_not(None))),
     ]
     intact: set[tuple[str, int]] = set()
     for kind, query in references:

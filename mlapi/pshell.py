@@ -48,8 +48,8 @@ attempt = db.scalars(sa.select(models.Attempt).filter_by(status="RUNNING")).firs
 fence = models.attempts.Fence(attempt.id, attempt.job_id, attempt.number)
 models.attempts.hand_back(db, fence, "An operator queued the job again.", None, models.attempts.Retries())
 
-# 8. Read the end of the log of an attempt
-print(models.attempts.read_log(db, attempt.id)[-1000:].decode(errors="replace"))
+# 8. Read the end of the log of an attempt that runs, or that ended in the last ten minutes
+print(models.logs.read(db, attempt.id, attempt.log_size - 1000, attempt.log_size).decode(errors="replace"))
 
 # 9. Cancel runs, and disable a pipeline
 models.runs.cancel(db, run.id), models.runs.cancel(db, again.id)

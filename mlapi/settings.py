@@ -183,7 +183,9 @@ class Settings:
     list_timeout: float = setting(
         seconds, "5", "Seconds after which a list ends whose combination of filters no index serves."
     )
-    log_limit: int = setting(whole, "10485760", "Maximum size of a job's log in bytes; the rest is discarded.")
+    log_limit: int = setting(
+        whole, "67108864", "Maximum size of a job's log in bytes; its last line says how much was discarded beyond it."
+    )
     log_piece_limit: int = setting(whole, "1048576", "Maximum size in bytes of a piece of a log that a runner sends.")
     report_limit: int = setting(
         whole, "16777216", "Maximum size in bytes of a runner's report, with metrics and the tags of all outputs."

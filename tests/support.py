@@ -213,6 +213,7 @@ class World:
             "run": run["id"],
             "job": claim.job_id,
             "attempt": claim.attempt_id,
+            "number": claim.number,
             "input": 1,
             "module": "helloworld",
             "function": "say_hello",

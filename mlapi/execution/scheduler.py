@@ -15,6 +15,7 @@ import mlapi
 from mlapi.database import Database, analyze
 from mlapi.errors import AttemptOver
 from mlapi.execution import leftovers
+from mlapi.execution.archive import archive_logs
 from mlapi.execution.executors.base import Executor, Ticket
 from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.models import Attempt, attempts, dispatch, slots, workers
@@ -38,6 +39,9 @@ HEARTBEAT = 5.0
 
 FIRST_SWEEP, SWEEP = 10.0, 3600.0
 """Seconds until the first sweep of the store and the scratch folder, and between two sweeps."""
+
+ARCHIVE = 60.0
+"""Seconds between two looks for logs of ended attempts, which become blobs."""
 
 PHASES = 3
 """The number of phases of an attempt, each of which ends at the time limit of the job."""
@@ -264,10 +268,13 @@ class Scheduler:
         return Ticket(claim.attempt_id, self._attempt_url(claim.attempt_id), token)
 
     def _sweep_periodically(self) -> None:
-        pause = FIRST_SWEEP
+        pause, due = FIRST_SWEEP, 0.0
         while not self.stopping.wait(pause):
-            pause = SWEEP
+            pause = ARCHIVE
             try:
+                archive_logs(self._database, self._store)
+                if time.monotonic() < due:
+                    continue
                 leftovers.sweep(self._settings.scratch_dir)
                 swept = self._store.sweep(
                     lambda digests: referenced(self._database, digests), self._settings.sweep_grace
@@ -276,6 +283,7 @@ class Scheduler:
             except Exception:
                 log.exception("The sweep failed. It is tried again in %g s.", pause)
             else:
+                due = time.monotonic() + SWEEP
                 log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)
 
 

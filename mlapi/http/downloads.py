@@ -31,7 +31,7 @@ class RangeNotSatisfiable(Exception):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        super().__init__(f"Range not satisfiable: the file has {size} bytes.")
+        super().__init__(f"Range not satisfiable: there are {size} bytes.")
 
 
 def download(store: BlobStore, sha256: str, size: int, name: str, request: Request) -> Response:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from mlapi.errors import AttemptOver, Conflict
+from mlapi.errors import AttemptOver
 from mlapi.models import dispatch
 from mlapi.models.backoff import WORKER_LOST, Retries, is_transient
-from mlapi.models.base import Base, JsonObject, Numbered, Time, affected_rows, clock
+from mlapi.models.base import JsonObject, Numbered, Time, clock
 from mlapi.models.jobs import TERMINAL, Job, Status, lock_run, move, record_moves
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
@@ -82,16 +82,6 @@ class Attempt(Numbered):
     def fence(self) -> Fence:
         """The fence of the writes of this attempt's runner."""
         return Fence(self.id, self.job_id, self.number)
-
-
-class LogPiece(Base):
-    """A part of an attempt's log, starting at an offset in bytes."""
-
-    __tablename__ = "log_pieces"
-
-    attempt_id: Mapped[int] = mapped_column(sa.ForeignKey("attempts.id"), primary_key=True)
-    start: Mapped[int] = mapped_column(primary_key=True)
-    content: Mapped[bytes]
 
 
 class Claim(NamedTuple):
@@ -202,34 +192,6 @@ def hold(db: Session, fence: Fence) -> None:
     """Lock the job of an attempt for the rest of the transaction. Raises `AttemptOver`."""
     if db.scalar(sa.select(Job.id).where(held(fence)).with_for_update()) is None:
         raise AttemptOver()
-
-
-def append_log(db: Session, fence: Fence, offset: int, content: bytes, limit: int) -> int:
-    """Append to the log of an attempt, which must end at `offset`; returns the new end.
-
-    Raises `AttemptOver`, and `Conflict` with the actual end as `offset` if the log does not end there.
-    """
-    hold(db, fence)
-    end = offset + len(content)
-    if end > limit:
-        raise Conflict(f"The log is limited to {limit} bytes.", limit=limit)
-    log_size = sa.update(Attempt).where(Attempt.id == fence.id, Attempt.log_size == offset).values(log_size=end)
-    if not affected_rows(db, log_size):
-        size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == fence.id)).one()
-        raise Conflict("The log does not end at this offset.", offset=size)
-    if content:
-        db.add(LogPiece(attempt_id=fence.id, start=offset, content=content))
-        db.flush()
-    return end
-
-
-def read_log(db: Session | sa.Connection, attempt_id: int, offset: int = 0) -> bytes:
-    """The log of an attempt from `offset` bytes on."""
-    pieces = sa.select(LogPiece.start, LogPiece.content).where(
-        LogPiece.attempt_id == attempt_id, LogPiece.start + sa.func.length(LogPiece.content) > offset
-    )
-    rows = db.execute(pieces.order_by(LogPiece.start))
-    return b"".join(bytes(content)[max(0, offset - start) :] for start, content in rows)
 
 
 def hand_in(db: Session, fence: Fence, sha256: str, size: int) -> None:

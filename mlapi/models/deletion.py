@@ -9,12 +9,14 @@ from sqlalchemy.orm import Session
 
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, Gone, Invalid
-from mlapi.models.attempts import Attempt, LogPiece
+from mlapi.models.attempts import Attempt
 from mlapi.models.base import Base, affected_rows
 from mlapi.models.events import record
 from mlapi.models.files import File
 from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobOutput, JobParent
+from mlapi.models.logs import LogPiece
+from mlapi.models.metrics import Metric
 from mlapi.models.modules import Function, Module, ModuleVersion
 from mlapi.models.outputs import Upload
 from mlapi.models.pipelines import Pipeline, Task, locked_tasks, renumber
@@ -66,6 +68,7 @@ def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]
     db.execute(sa.update(File).where(File.parent_id.in_(outputs)).values(parent_id=None))
     steps: list[tuple[str | None, type[Base], sa.ColumnElement[bool]]] = [
         (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
+        (None, Metric, Metric.attempt_id.in_(attempts)),
         (None, Upload, Upload.attempt_id.in_(attempts)),
         (None, Attempt, Attempt.job_id.in_(jobs)),
         (None, JobInput, JobInput.job_id.in_(jobs)),

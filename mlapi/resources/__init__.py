@@ -9,6 +9,7 @@
     │       ├── grids/{grid}          …/runs, …/cancel
     │       └── runs/{run}            …/cancel, …/events
     │           └── jobs/{job}        …/log, …/cancel, …/events
+    │               └── attempts/{number} …/log
     ├── modules/{module}
     │   ├── functions/{function}      of the newest version
     │   └── versions/{version}

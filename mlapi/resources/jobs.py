@@ -14,6 +14,7 @@ from mlapi.prepared import fetch
 from mlapi.resources.events import Events
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
+from mlapi.resources.job_attempts import JobAttempts, Log
 from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Part, Url
 
@@ -72,10 +73,18 @@ class JobDocument(JobSummary):
     metrics: JsonObject
     log: Url
     events: Url
+    attempts: Url
 
 
 class JobLog(Part["JobItem"]):
     """The log of a job's current attempt."""
+
+    @property
+    def log(self) -> Log | None:
+        """The log, or None before the first attempt."""
+        job, number = self.item.row.id, self.item.row.attempt
+        rows = fetch(self.request.reader, _LOG, {"job": job, "number": number})
+        return Log(*rows[0]) if rows else None
 
 
 class JobCancel(Part["JobItem"]):
@@ -99,6 +108,13 @@ class JobEvents(Events["JobItem"]):
     def subject(self, kind: str, row_id: int) -> Url | None:  # noqa: ARG002 - there is only the job
         """The URL of the job."""
         return self.item.url
+
+
+attempts = Attempt.__table__.c
+_LOG = sa.select(attempts.id, attempts.log_size, attempts.log_sha256).where(
+    attempts.job_id == sa.bindparam("job"), attempts.number == sa.bindparam("number")
+)
+"""The log of an attempt of a job."""
 
 
 Number = sa.ColumnElement[int]
@@ -133,7 +149,13 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
     """A job: the execution of one task in one run."""
 
     key = "job"
-    children = {"log": JobLog, "cancel": JobCancel, "retry": JobRetry, "events": JobEvents}
+    children = {
+        "log": JobLog,
+        "cancel": JobCancel,
+        "retry": JobRetry,
+        "events": JobEvents,
+        "attempts": JobAttempts,
+    }
     fields = Fields(
         Field(jobs.id, sort=True),
         Field(jobs.run_id, "run"),
@@ -227,6 +249,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "metrics": row.metrics,
             "log": f"{summary['url']}/log",
             "events": f"{summary['url']}/events",
+            "attempts": f"{summary['url']}/attempts",
         }
 
     @property
@@ -235,13 +258,6 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         row = self.row
         url: Url = self.link("job", user=row.owner, pipeline=row.pipeline, run=row.run, job=row.id)
         return url
-
-    @property
-    def current_attempt(self) -> int | None:
-        """The id of the current attempt, whose log is the job's, or None before the first attempt."""
-        query = sa.select(Attempt.id).where(Attempt.job_id == self.id, Attempt.number == self.row.attempt)
-        attempt: int | None = self.request.reader.scalar(query)
-        return attempt
 
 
 class Jobs(Collection[JobItem]):

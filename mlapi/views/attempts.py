@@ -10,6 +10,7 @@ from mlapi.http.bodies import read_chunks, read_whole
 from mlapi.http.downloads import download
 from mlapi.http.request import Request
 from mlapi.models import attempts as rules
+from mlapi.models import logs
 from mlapi.models.attempts import RETURNED
 from mlapi.models.backoff import Retries
 from mlapi.models.jobs import Status
@@ -92,7 +93,7 @@ def append(log: AttemptLog, request: Request) -> LogDocument:
     """Append to the log, at its current end."""
     settings, offset = request.settings, request.validated["query"]["offset"]
     piece = read_whole(request.body_file_raw, request.content_length, settings.log_piece_limit)
-    return {"offset": rules.append_log(request.db, log.item.fence, offset, piece, settings.log_limit)}
+    return {"offset": logs.append(request.db, log.item.fence, offset, piece, settings.log_limit)}
 
 
 @outputs.post(permission=Permission.REPORT, schema=Expects(raw=True, limit=uploaded_file))

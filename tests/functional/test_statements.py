@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.models import (
+    Attempt,
     Event,
     File,
     Function,
@@ -101,6 +102,7 @@ def grow(db, world):
     copies(db, Grid, keys["grid"])
     copies(db, Run, keys["run"])
     copies(db, Job, keys["job"], position=lambda n: n)
+    copies(db, Attempt, keys["attempt"], number=lambda n: n)
     events = dict(db.execute(sa.select(Event.kind, sa.func.max(Event.id)).group_by(Event.kind)).all())
     copies(db, Event, events["job"])
     copies(db, Function, function, name=lambda n: f"function{n}")

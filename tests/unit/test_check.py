@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mlapi.check import LATE, QUERIES, of_tables, violations
 from mlapi.database import Database, sqlite_driver
-from mlapi.models import Base, Grid, Job, User, attempts, runs
+from mlapi.models import Base, Grid, Job, User, attempts, logs, runs
 from mlapi.models.attempts import Output, Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
@@ -91,6 +91,9 @@ BREAKS = {
         ("UPDATE attempts SET log_size = 5 WHERE id = 1", (1, 5, 3)),
         ("DELETE FROM log_pieces", (1, 3, 0)),
     ],
+    "I8 attempt {0} has its log both in the database and as a blob": [
+        (f"UPDATE attempts SET log_sha256 = '{SHA256}' WHERE id = 1", (1,)),
+    ],
     "I9 file {0} is an output of job {1}, which is {2}": [
         ("UPDATE job_outputs SET job_id = 3", (2, 3, "FAILED")),
     ],
@@ -141,7 +144,7 @@ def live(db):
         runs.start(db, pipeline, [file])
     for claim in attempts.claim(db, "w", 9, 60):
         attempt = claim.fence
-        attempts.append_log(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
+        logs.append(db, attempt, 0, b"log" if claim.job_id == 1 else b"", 9)
         attempts.hand_in(db, attempt, SHA256, len(CONTENT))
         if claim.job_id == 1:
             attempts.report(db, attempt, Report(Status.FINISHED, outputs=[Output("o", SHA256, {}, "created")]))

@@ -31,6 +31,7 @@ from mlapi.models import (
     Run,
     attempts,
     jobs,
+    logs,
     progress,
     retries,
     runs,
@@ -198,7 +199,7 @@ class Life(RuleBasedStateMachine):
                     attempts.hand_back(db, attempt, self.words(), attempts.WORKER if what == "fault" else None, MOST)
                 elif what == "log":
                     size = db.scalars(sa.select(Attempt.log_size).where(Attempt.id == attempt.id)).one()
-                    attempts.append_log(db, attempt, size, b"x", 100)
+                    logs.append(db, attempt, size, b"x", 100)
                 else:
                     attempts.beat(db, attempt, 60)
             except AttemptOver:

@@ -89,7 +89,7 @@ class TestProblemOf:
             (BadForm("Broken."), 400, "Broken."),
             (URLDecodeError("utf-8", *NOT_UTF8), 400, "The URL is not UTF-8."),
             (UnicodeDecodeError("utf-8", *NOT_UTF8), 400, "The URL is not UTF-8."),
-            (RangeNotSatisfiable(3), 416, "Range not satisfiable: the file has 3 bytes."),
+            (RangeNotSatisfiable(3), 416, "Range not satisfiable: there are 3 bytes."),
             (http.HTTPBadRequest("The body is not JSON."), 400, "The body is not JSON."),
             (http.HTTPUnsupportedMediaType("Another."), 415, "Another."),
             (http.HTTPGone(), 410, http.HTTPGone.explanation),
