@@ -74,11 +74,19 @@ class Output(TypedDict):
     input: int | None
 
 
+class Usage(TypedDict):
+    """What a function used, with all its processes: the memory of the largest one in bytes, and seconds."""
+
+    peak_memory: int
+    cpu_seconds: float
+    wall_seconds: float
+
+
 class Report(TypedDict, total=False):
     """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`.
 
     `exit_code` is that of the function: minus the number of the signal that killed it. `failure` is "timeout" if a time
-    limit ended the attempt.
+    limit ended the attempt. `usage` is missing if the function was not started.
     """
 
     status: str
@@ -88,3 +96,4 @@ class Report(TypedDict, total=False):
     failure: str | None
     metrics: dict[str, object]
     outputs: list[Output]
+    usage: Usage

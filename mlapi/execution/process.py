@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mlapi.execution.contract import Usage
+
 GRACE = 0.5
 """Seconds between SIGTERM and SIGKILL."""
 
@@ -60,6 +62,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
         self.output, writer = os.pipe()
+        self._started = time.monotonic()
         try:
             self._process = subprocess.Popen(
                 list(command),
@@ -125,6 +128,19 @@ class Child:
             if descriptor is not None:
                 os.close(descriptor)
         self.output, self.pidfd = -1, None
+
+    def usage(self) -> Usage:
+        """Return what the command has used with all processes that it started, once all of them have ended.
+
+        They must be the only children of this process. The memory is that of the largest process, and at least that
+        of this process when it started the command.
+        """
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "peak_memory": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+            "wall_seconds": round(time.monotonic() - self._started, 3),
+        }
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal to the group. After the command was reaped, its pid may belong to another process."""

@@ -40,7 +40,7 @@ from mlapi.execution.workspace import Workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mlapi.execution.contract import Attempt, Report, Ticket
+    from mlapi.execution.contract import Attempt, Report, Ticket, Usage
     from mlapi.execution.outputs import Outputs
 
 EXIT_REPORTED = 0
@@ -81,6 +81,7 @@ class Run:
         # With bounds of their own, because only the lease ends heartbeats.
         self._heartbeat = Heartbeat(self._connect(Bounds(bounds.lease)), bounds)
         self._log: Log | None = None
+        self._usage: Usage | None = None
 
     def run(self) -> int:
         """Run the attempt, report its end, and return the exit status of the runner. Raises `AttemptOver`."""
@@ -110,9 +111,15 @@ class Run:
             bounds.begin_transfer(DELIVERY, attempt["timeout"])
             report = self._deliver(attempt, outputs, failure)
             try:
-                client.report(report)
+                self._report(client, report)
             except Refused as error:
                 raise JobReturned(f"The report was refused for {bounds.patience:g} s: {error}", SERVICE) from error
+
+    def _report(self, client: Client, report: Report) -> None:
+        """Report the end of the attempt, and what the function has used if it was started."""
+        if self._usage is not None:
+            report["usage"] = self._usage
+        client.report(report)
 
     def _workspace(self) -> Workspace:
         """Create the folder of the attempt, which has the id of the attempt in its name."""
@@ -144,6 +151,7 @@ class Run:
         finally:
             child.close()
             kill_strays()
+            self._usage = child.usage()
         if failure is not None:
             raise failure
         return log
@@ -188,9 +196,9 @@ class Run:
         client = self._connect(bounds)
         try:
             try:
-                client.report(conclusion(error))
+                self._report(client, conclusion(error))
             except JobFailed as rejected:
-                client.report(conclusion(rejected))
+                self._report(client, conclusion(rejected))
         except (Refused, JobFailed):
             return EXIT_STOPPED if isinstance(error, JobReturned) and error.fault is None else EXIT_UNREPORTED
         expected = isinstance(error, (JobFailed, JobCancelled, JobReturned, Refused)) or machine_fault(error)

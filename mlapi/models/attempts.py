@@ -6,7 +6,7 @@ Every write of a runner is fenced by its attempt: a runner that has lost its lea
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -274,6 +274,12 @@ def _end_attempt(db: Session, fence: Fence, end: End) -> str:
     worker = db.scalars(ended.returning(Attempt.worker)).one()
     db.execute(sa.delete(Upload).where(Upload.attempt_id == fence.id))
     return worker
+
+
+def record_usage(db: Session, fence: Fence, usage: Mapping[str, float | None]) -> None:
+    """Record what the function of an attempt that has just ended used: columns of the attempt."""
+    if usage:
+        db.execute(sa.update(Attempt).where(Attempt.id == fence.id).values(**usage))
 
 
 def expired(db: Session | sa.Connection, worker: str | None = None) -> list[int]:

@@ -8,7 +8,7 @@ from mlapi.models.jobs import Status
 from mlapi.schemas.files import is_plain, tags
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.pages import Number
-from mlapi.schemas.types import List, OrNull, Schema, Text, Whole
+from mlapi.schemas.types import List, OrNull, Real, Schema, Text, Whole
 
 OUTPUTS = 1000
 """Maximum number of output files of a job."""
@@ -38,6 +38,25 @@ def is_failure(node: colander.SchemaNode, value: str | None) -> None:
         raise colander.Invalid(node, f'Must be "{TIMEOUT}" or null.')
 
 
+def is_not_negative(node: colander.SchemaNode, value: float | None) -> None:
+    """Validate an amount."""
+    if value is not None and value < 0:
+        raise colander.Invalid(node, "Must not be negative.")
+
+
+def amount(kind: Whole | Real) -> colander.SchemaNode:
+    """An amount that was used, or null."""
+    return colander.SchemaNode(OrNull(kind), validator=is_not_negative, missing=None)
+
+
+class Usage(Schema):
+    """What the function of an attempt used."""
+
+    peak_memory = amount(Whole())
+    cpu_seconds = amount(Real())
+    wall_seconds = amount(Real())
+
+
 class Report(Schema):
     """The result of an attempt, or that its runner hands the job back (RETURNED)."""
 
@@ -50,6 +69,7 @@ class Report(Schema):
     failure = colander.SchemaNode(OrNull(Text()), validator=is_failure, missing=None)
     metrics = colander.SchemaNode(Json(lambda settings: settings.metrics_limit, dict), missing={})
     outputs = colander.SchemaNode(List(OUTPUTS), Output(name="output"), missing=())
+    usage = Usage(missing={})
 
 
 class Heartbeat(Schema):

@@ -127,6 +127,8 @@ def finish(report: Report, request: Request) -> ReportDocument:
         ending = rules.Report(Status(body["status"]), body["reason"], body["metrics"], outputs, *failure)
         digest, end = ending.digest, partial(rules.report, db, fence, ending, settings.tags_limit, retries)
     try:
-        return {"status": end()}
+        status = end()
     except AttemptOver:
         return {"status": rules.repeated(db, fence, digest)}
+    rules.record_usage(db, fence, body["usage"])
+    return {"status": status}

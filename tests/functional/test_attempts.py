@@ -74,6 +74,25 @@ def test_every_attempt_of_a_job_is_shown(runner, job, ada, bob, app, wsgi):
         is_problem(ada("GET", f"{job()['attempts']}/{number}"), 404)
 
 
+USAGE = {"peak_memory": 2**40, "cpu_seconds": 1.5, "wall_seconds": 2}
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "CANCELLED", "RETURNED"])
+def test_an_attempt_has_what_its_function_used(status, runner, job, ada):
+    for _ in range(2):  # A runner repeats a report whose response was lost.
+        assert runner.report(status, usage=USAGE).status_int == 200
+    assert ada("GET", f"{job()['attempts']}/1").json["usage"] == USAGE
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_what_was_used_is_a_number_or_null(name, runner, job, ada):
+    for value in (-1, "1", True, [], {}):
+        is_problem(runner.report(usage={name: value}), 422, f"usage.{name}")
+    is_problem(runner.report(usage={"gpu_seconds": 1}), 422, "usage.gpu_seconds")
+    assert runner.report(usage={name: None}).status_int == 200
+    assert ada("GET", f"{job()['attempts']}/1").json["usage"] == dict.fromkeys(USAGE)
+
+
 def ranged(client, url, header, status, query=""):
     """A range of a log."""
     return client("GET", f"{url}{query}", headers={"Range": header}, status=status)

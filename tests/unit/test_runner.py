@@ -712,12 +712,32 @@ def test_an_attempt_that_has_already_ended_starts_nothing(server, start):
     assert not runner.note.exists()
 
 
+def test_the_report_has_what_the_function_and_its_processes_used(start):
+    runner = start("""
+child = "import time\\nkept = b'x' * 2**26\\nwhile time.process_time() < 0.2: pass"
+subprocess.run([sys.executable, "-c", child], check=True)
+while time.process_time() < 0.1: pass
+sys.exit(3)
+""")
+    report = runner.report()
+    assert report["status"] == "FAILED"
+    assert report["usage"].keys() == {"peak_memory", "cpu_seconds", "wall_seconds"}
+    assert 2**26 <= report["usage"]["peak_memory"] < 2**28
+    assert report["usage"]["cpu_seconds"] >= 0.3
+
+
+def test_the_report_of_an_attempt_without_a_process_has_no_usage(server, start):
+    server.command = ["no-such-program"]
+    assert "usage" not in start("").report()
+
+
 def test_a_stopped_runner_hands_its_job_back(server, start):
     runner = start(SLEEPER)
     pid = runner.read_note()
     runner.process.terminate()
     report = runner.report()
     assert not alive(pid)
+    assert report.pop("usage")["wall_seconds"] > 0
     assert report == {"status": "RETURNED", "reason": "The runner was told to stop.", "fault": None}
     assert server.log == b"begun\n"
 
