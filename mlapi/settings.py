@@ -177,6 +177,9 @@ class Settings:
     tags_limit: int = setting(whole, "65536", "Maximum size of the tags of a file as JSON in bytes.")
     arguments_limit: int = setting(whole, "65536", "Maximum size of the arguments of a task as JSON in bytes.")
     metrics_limit: int = setting(whole, "65536", "Maximum size of the metrics of a job as JSON in bytes.")
+    points_limit: int = setting(
+        whole, "100000", "Maximum number of points of metrics that an attempt records; the rest is discarded."
+    )
     page_limit: int = setting(
         whole, "1048576", "Size of a page of a list in bytes after which it ends, with a link to the next page."
     )

@@ -18,6 +18,7 @@ from mlapi.models import dispatch
 from mlapi.models.backoff import WORKER_LOST, Retries, is_transient
 from mlapi.models.base import JsonObject, Numbered, Time, clock
 from mlapi.models.jobs import TERMINAL, Job, Status, lock_run, move, record_moves
+from mlapi.models.metrics import record_final
 from mlapi.models.modules import Function
 from mlapi.models.outputs import Output, Upload, create_outputs, missing_output
 from mlapi.models.progress import advance
@@ -232,6 +233,7 @@ def report(
         metrics = {}
     moved = move(db, status, held(fence), reason=reason, metrics=metrics, ended=clock(), lease_until=None)
     assert moved, "the run is locked, and the attempt held its job"  # noqa: S101 - states what `hold` ensured
+    record_final(db, fence.id, metrics)
     worker = _end_attempt(db, fence, End(status, reason, None, report.digest, report.exit_code))
     if status != Status.CANCELLED:
         recover(db, worker)

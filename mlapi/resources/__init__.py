@@ -8,7 +8,7 @@
     │       ├── tasks/{task}
     │       ├── grids/{grid}          …/runs, …/cancel
     │       └── runs/{run}            …/cancel, …/events
-    │           └── jobs/{job}        …/log, …/cancel, …/events
+    │           └── jobs/{job}        …/log, …/metrics, …/cancel, …/events
     │               └── attempts/{number} …/log
     ├── modules/{module}
     │   ├── functions/{function}      of the newest version
@@ -16,7 +16,7 @@
     │       └── functions/{function}
     ├── queues/{queue}                …/lock
     ├── workers/{worker}
-    ├── attempts/{attempt}            …/heartbeat, …/log, …/module, …/inputs/{input}, …/outputs, …/report
+    ├── attempts/{attempt}            …/heartbeat, …/log, …/metrics, …/module, …/inputs/{input}, …/outputs, …/report
     └── files, pipelines, runs, jobs  all that are visible to the caller; …/{id} is the same item
 
     /health

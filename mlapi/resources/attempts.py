@@ -10,6 +10,7 @@ from mlapi.models import Attempt, File, Job, JobInput, User
 from mlapi.models.attempts import Fence
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import Status
+from mlapi.models.metrics import NAMES
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, Condition, Item
 from mlapi.resources.modules import functions, join_function, modules, versions
@@ -63,6 +64,8 @@ class AttemptDocument(TypedDict):
     log_piece_limit: int
     report_limit: int
     metrics_limit: int
+    points_limit: int
+    names_limit: int
     tags_limit: int
     module: ArchiveDocument
     inputs: Sequence[InputDocument]
@@ -75,6 +78,10 @@ class Heartbeat(Part["AttemptItem"]):
 
 class AttemptLog(Part["AttemptItem"]):
     """The log of an attempt."""
+
+
+class AttemptMetrics(Part["AttemptItem"]):
+    """The points of metrics that an attempt has recorded."""
 
 
 class Outputs(Part["AttemptItem"]):
@@ -160,6 +167,7 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
     children = {
         "heartbeat": Heartbeat,
         "log": AttemptLog,
+        "metrics": AttemptMetrics,
         "outputs": Outputs,
         "report": Report,
         "module": ModuleArchive,
@@ -228,6 +236,8 @@ class AttemptItem(Item[AttemptDocument, AttemptDocument]):
             "log_piece_limit": settings.log_piece_limit,
             "report_limit": settings.report_limit,
             "metrics_limit": settings.metrics_limit,
+            "points_limit": settings.points_limit,
+            "names_limit": NAMES,
             "tags_limit": settings.tags_limit,
             "module": {"name": row.module, "version": row.version, "size": row.size, "archive": f"{url}/module"},
             "inputs": inputs,

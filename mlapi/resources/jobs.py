@@ -15,6 +15,7 @@ from mlapi.resources.events import Events
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.job_attempts import JobAttempts, Log
+from mlapi.resources.job_metrics import JobMetrics
 from mlapi.resources.modules import ModuleFunction, functions, join_function, modules, versions
 from mlapi.resources.tree import Linker, Part, Url
 
@@ -155,6 +156,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         "retry": JobRetry,
         "events": JobEvents,
         "attempts": JobAttempts,
+        "metrics": JobMetrics,
     }
     fields = Fields(
         Field(jobs.id, sort=True),

@@ -63,12 +63,14 @@ def tell(runner, what, **more):
         return runner("POST", f"{runner.url}/heartbeat", {})
     if what == "log":
         return runner("PUT", f"{runner.url}/log?offset=0", body=b"late")
+    if what == "metrics":
+        return runner("PUT", f"{runner.url}/metrics?offset=0", {"points": []})
     if what == "outputs":
         return runner("POST", f"{runner.url}/outputs", body=b"late")
     return runner.report(**more)
 
 
-FENCED = ("heartbeat", "log", "outputs", "report")
+FENCED = ("heartbeat", "log", "metrics", "outputs", "report")
 
 
 class TestAttempt:
@@ -100,6 +102,8 @@ class TestAttempt:
             "log_piece_limit": settings.log_piece_limit,
             "report_limit": settings.report_limit,
             "metrics_limit": settings.metrics_limit,
+            "points_limit": settings.points_limit,
+            "names_limit": 1000,
             "tags_limit": settings.tags_limit,
             "module": {
                 "name": "helloworld",
