@@ -13,11 +13,11 @@ from mlapi.execution.lease import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
     from mlapi.execution.bounds import Bounds
-    from mlapi.execution.contract import Attempt, Inputs, Report
+    from mlapi.execution.contract import Attempt, Inputs, Point, Report
 
 CHUNK = 256 * 1024
 TIMEOUT = 10.0
@@ -166,7 +166,17 @@ class Client:
 
     def append_log(self, offset: int, data: bytes) -> int:
         """Append to the log at `offset`. Returns where the server's log ends, also if that is elsewhere."""
-        response = self._repeat(Request("PUT", f"/log?offset={offset}", data, content_type=BYTES), None)
+        request = Request("PUT", f"/log?offset={offset}", data, content_type=BYTES)
+        return self._append(request, offset + len(data))
+
+    def append_points(self, offset: int, points: Sequence[Point]) -> int:
+        """Append points after the `offset` ones of the server. Returns how many it has, also if that is another."""
+        body = json.dumps({"points": points}, ensure_ascii=False, allow_nan=False).encode()
+        return self._append(Request("PUT", f"/metrics?offset={offset}", body), offset + len(points))
+
+    def _append(self, request: Request, expected: int) -> int:
+        """Send a request that appends at an offset. Returns the offset of the end, also if that is elsewhere."""
+        response = self._repeat(request, None)
         document = response.json()
         end = document.get("offset")
         if response.status == 409 and isinstance(end, int):
@@ -174,7 +184,7 @@ class Client:
         if response.status == 409 and "limit" in document:
             raise Rejected(response.message())
         self._check(response)
-        return end if isinstance(end, int) else offset + len(data)
+        return end if isinstance(end, int) else expected
 
     def upload(self, open_file: Callable[[], BinaryIO], size: int) -> str:
         """Upload a file of `size` bytes and return its SHA-256. Every repetition opens the file again."""

@@ -56,6 +56,8 @@ class Attempt(TypedDict):
     report_limit: NotRequired[int]
     metrics_limit: NotRequired[int]
     tags_limit: NotRequired[int]
+    points_limit: NotRequired[int]
+    names_limit: NotRequired[int]
     function: str
     arguments: dict[str, object]
     command: list[str]
@@ -72,6 +74,15 @@ class Output(TypedDict):
     tags: dict[str, object]
     origin: str
     input: int | None
+
+
+class Point(TypedDict):
+    """A value of a metric; `time` is in seconds since 1970."""
+
+    name: str
+    value: float
+    step: int | None
+    time: float
 
 
 class Usage(TypedDict):

@@ -53,9 +53,9 @@ class Log:
         with self._changed:
             self._pending += data[: max(0, self._limit - self._written)]
             self._written += len(data)
+            self._tail += data[-TAIL:]
+            del self._tail[:-TAIL]
             self._changed.notify()
-        self._tail += data[-TAIL:]
-        del self._tail[:-TAIL]
 
     def last_lines(self) -> str:
         """The last lines of all that was written, without control characters."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MANIFEST = "output.json"
+SERIES = "metrics.jsonl"
+"""The file to which a function appends metrics; it is no output."""
+
 MANIFEST_LIMIT = 4 * 2**20
 """The maximum size of output.json in bytes."""
 
@@ -96,6 +99,12 @@ class _Folder:
             os.close(descriptor)
 
 
+def open_output(folder: str | os.PathLike[str], name: str) -> BinaryIO:
+    """Open a regular file of an output folder, or raise `BadOutput`."""
+    with _Folder(folder) as opened:
+        return os.fdopen(opened.open(name), "rb", buffering=0)
+
+
 def read_outputs(folder: str | os.PathLike[str], inputs: Iterable[str]) -> Outputs:
     """Read output.json in `folder` and find the files it names. `inputs` are the names of the job's inputs."""
     with _Folder(folder) as opened:
@@ -141,7 +150,7 @@ def _names(document: dict[str, object], key: str) -> list[str]:
     unique = set()
     for name in names:
         try:
-            unique.add(plain_name(name, reserved=MANIFEST))
+            unique.add(plain_name(name, reserved=SERIES if name == SERIES else MANIFEST))
         except ValueError as error:
             raise BadOutput(f"Invalid file name {name[:80]!r} in output.json. {error}") from error
     if len(unique) != len(names):

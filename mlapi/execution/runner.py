@@ -34,6 +34,7 @@ from mlapi.execution.heartbeat import Heartbeat
 from mlapi.execution.lease import Lease
 from mlapi.execution.log import CHUNK, Log
 from mlapi.execution.process import guard_self, kill_strays
+from mlapi.execution.series import Series
 from mlapi.execution.watch import start, watch
 from mlapi.execution.watchdog import Watchdog
 from mlapi.execution.workspace import Workspace
@@ -81,6 +82,7 @@ class Run:
         # With bounds of their own, because only the lease ends heartbeats.
         self._heartbeat = Heartbeat(self._connect(Bounds(bounds.lease)), bounds)
         self._log: Log | None = None
+        self._series: Series | None = None
         self._usage: Usage | None = None
 
     def run(self) -> int:
@@ -146,7 +148,7 @@ class Run:
         child = start(attempt["command"], self._ticket["python"], workspace)
         try:
             workspace.record(child)
-            log = self._start_threads(attempt)
+            log = self._start_threads(attempt, workspace)
             failure = watch(child, log, self._bounds)
         finally:
             child.close()
@@ -156,13 +158,18 @@ class Run:
             raise failure
         return log
 
-    def _start_threads(self, attempt: Attempt) -> Log:
-        """Start the threads that send heartbeats and the log, and that interrupt the others."""
+    def _start_threads(self, attempt: Attempt, workspace: Workspace) -> Log:
+        """Start the threads that send heartbeats, the log and the metrics, and that interrupt the others."""
         self._heartbeat.start()
         self._watchdog.start()
         log = Log(self._client, attempt["log_limit"], attempt.get("log_piece_limit", CHUNK))
         log.start()
         self._log = log
+        if points := attempt.get("points_limit", 0):
+            client, names = self._connect(self._bounds), attempt.get("names_limit", points)
+            self._watchdog.watch(client)
+            self._series = Series(client, log, workspace.output, points, names)
+            self._series.start()
         return log
 
     def _deliver(self, attempt: Attempt, outputs: Outputs | None, failure: JobFailed | None) -> Report:
@@ -181,7 +188,9 @@ class Run:
         return report
 
     def _close_log(self) -> Refused | Rejected | None:
-        """Upload the rest of the log. Returns why it is not complete, or None."""
+        """Upload the rest of the metrics and of the log. Returns why the log is not complete, or None."""
+        if self._series is not None:
+            self._series.close()
         if self._log is None:
             return None
         self._log.close()

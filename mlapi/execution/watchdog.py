@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 
 class Watchdog:
-    """A thread that interrupts the request of a client when the attempt ends, so that nothing waits for its answer."""
+    """A thread that interrupts the requests of clients when the attempt ends, so that nothing waits for an answer."""
 
-    def __init__(self, bounds: Bounds, client: Client) -> None:
-        self._bounds, self._client = bounds, client
+    def __init__(self, bounds: Bounds, *clients: Client) -> None:
+        self._bounds, self._clients = bounds, list(clients)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Watch from now on."""
         self._thread.start()
+
+    def watch(self, client: Client) -> None:
+        """Interrupt the requests of another client as well."""
+        self._clients.append(client)
 
     def stop(self) -> None:
         """Interrupt nothing from now on."""
@@ -31,4 +35,5 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):
             if self._bounds.end() is not None:
-                self._client.interrupt()
+                for client in self._clients:
+                    client.interrupt()

@@ -63,6 +63,7 @@ class Server(ThreadingHTTPServer):
         self.inputs, self.contents, self.page = [], {}, 1000
         self.settings = {"timeout": 20, "heartbeat": 0.1, "lease": 5.0, "log_limit": 2**20}
         self.command, self.arguments = ["python", "main.py"], {}
+        self.points = []
         self.log, self.outputs, self.reports, self.calls = b"", {}, [], []
         self.cancel, self.over, self.last_beat = False, False, 0.0
         self.body = b""
@@ -148,6 +149,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def put_it(self, path, query, body):
         offset = int(query.removeprefix("offset="))
+        if path == "/metrics":
+            points = self.server.points
+            if offset != len(points):
+                return 409, {"title": "Conflict", "offset": len(points)}
+            points += json.loads(body)["points"]
+            return 200, {"offset": len(points)}
         if offset != len(self.server.log):
             return 409, {"title": "Conflict", "offset": len(self.server.log)}
         self.server.log += body
@@ -729,6 +736,134 @@ sys.exit(3)
 def test_the_report_of_an_attempt_without_a_process_has_no_usage(server, start):
     server.command = ["no-such-program"]
     assert "usage" not in start("").report()
+
+
+METRICS = """
+import math
+lines = open(f"{job}/output/metrics.jsonl", "a", buffering=1)
+def add(**point):
+    lines.write(json.dumps(point) + chr(10))
+"""
+LIMITS = {"points_limit": 5000, "names_limit": 3}
+
+
+def test_metrics_are_sent_while_the_function_runs(server, start, tmp_path):
+    go = server.arguments["go"] = str(tmp_path / "go")
+    runner = start(
+        METRICS
+        + """
+add(name="loss", value=1, step=1, time=7.5)
+note(1)
+lines.write('{"name": "lo')
+while not os.path.exists(options["go"]): time.sleep(0.01)
+lines.write('ss", "value": 0.5, "step": 2}' + chr(10) + '{"name": "end", "value": -3e-300}')
+lines.flush()
+finish()
+""",
+        **LIMITS,
+    )
+    runner.read_note()
+    wait_for(lambda: server.points, "the first point")
+    assert server.points == [{"name": "loss", "value": 1, "step": 1, "time": 7.5}]
+    Path(go).touch()
+    report = runner.report()
+    assert (report["status"], report["outputs"]) == ("FINISHED", [])
+    assert [(each["name"], each["value"], each["step"]) for each in server.points] == [
+        ("loss", 1, 1),
+        ("loss", 0.5, 2),
+        ("end", -3e-300, None),
+    ]
+    assert server.points[-1]["time"] > 1.7e9
+    assert server.log == b""
+
+
+def test_wrong_metrics_are_ignored_and_said_in_the_log_once(server, start):
+    runner = start(
+        METRICS
+        + """
+lines.write("[" + chr(10) + chr(10))
+for value in (math.nan, math.inf, True, None, "1", 10**30):
+    add(name="a", value=value)
+for wrong in ({"name": 1}, {"name": ""}, {"name": "x" * 201}, {"step": 1.5}, {"time": -1}, {"time": "x"}, {"no": 1}):
+    add(**({"name": "a", "value": 1} | wrong))
+lines.write("x" * 200000 + chr(10))
+lines.write(json.dumps({"name": "a", "value": 1}) + " " * 5000 + chr(10))
+os.write(lines.fileno(), bytes([255, 10]))
+add(name="a", value=2)
+finish()
+""",
+        **LIMITS,
+    )
+    assert runner.report()["status"] == "FINISHED"
+    assert [(each["name"], each["value"]) for each in server.points] == [("a", 2)]
+    [line] = server.log.decode().splitlines()
+    assert line.startswith("[mlapi] Line 1 of metrics.jsonl is ignored, and so are further ones that are wrong: Expect")
+
+
+def test_metrics_of_a_million_names_are_capped(server, start):
+    runner = start(
+        METRICS
+        + """
+lines = open(f"{job}/output/metrics.jsonl", "a")
+for number in range(10**6):
+    add(name=f"m{number}", value=number)
+for number in range(10**4):
+    add(name="m1", value=number)
+lines.close()
+finish()
+""",
+        **LIMITS,
+    )
+    assert runner.report()["status"] == "FINISHED"
+    assert len(server.points) == 5000
+    assert {each["name"] for each in server.points} == {"m0", "m1", "m2"}
+    assert server.log.decode().splitlines() == [
+        "[mlapi] Metrics have more than 3 names; the others are ignored.",
+        "[mlapi] Metrics have the maximum of 5000 points; further ones are ignored.",
+    ]
+    assert len(server.calls_of("PUT", "/metrics")) < 30
+
+
+def test_a_lost_response_to_metrics_duplicates_nothing(server, start):
+    lost = []
+
+    def fault(method, path):
+        """Lose the first two responses."""
+        if path == "/metrics" and len(lost) < 2:
+            lost.append(path)
+            return "lose the answer"
+        return None
+
+    server.fault = fault
+    runner = start(METRICS + "for step in range(1200): add(name='a', value=step)\nfinish()", **LIMITS)
+    assert runner.report()["status"] == "FINISHED"
+    assert [each["value"] for each in server.points] == list(range(1200))
+    assert len(lost) == 2
+
+
+def test_the_metrics_of_a_failed_function_are_complete(server, start):
+    main = METRICS + "for step in range(100): add(name='a', value=step)\nsys.exit(3)"
+    assert start(main, **LIMITS).report()["status"] == "FAILED"
+    assert len(server.points) == 100
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "os.mkdir(f'{job}/output/metrics.jsonl')",
+        "os.mkfifo(f'{job}/output/metrics.jsonl')",
+        "os.symlink('/etc/passwd', f'{job}/output/metrics.jsonl')",
+    ],
+)
+def test_metrics_are_read_from_a_file_only(server, start, main):
+    assert start(f"{main}\nfinish()", **LIMITS).report()["status"] == "FINISHED"
+    assert (server.points, server.log) == ([], b"")
+
+
+def test_metrics_are_no_output(server, start):
+    report = start("finish(['metrics.jsonl'])", **LIMITS).report()
+    assert report["status"] == "FAILED"
+    assert report["reason"].startswith("Invalid file name 'metrics.jsonl' in output.json.")
 
 
 def test_a_stopped_runner_hands_its_job_back(server, start):
