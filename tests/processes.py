@@ -77,6 +77,9 @@ if job["name"] == "stubborn":
     stubborn()
 if job["name"] == "lonely":
     lonely()
+if job["name"] == "nap":
+    point = {"name": "loss", "value": 0.5, "step": 1}
+    (folder / "output" / "metrics.jsonl").write_text(json.dumps(point) + "\\n")
 note(os.getpid())
 print("begins", flush=True)
 if first or job["name"] == "nap":

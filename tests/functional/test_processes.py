@@ -73,6 +73,29 @@ def test_links_lead_from_an_output_back_to_its_origin(service: Service) -> None:
     assert service.api("GET", used["module"]).json["version"] == version["url"]
 
 
+def test_a_running_job_is_watched_by_its_metrics_and_its_run_by_events(service: Service, note: Path) -> None:
+    run = service.start(task("nap", note, 60.0))
+    noted(note)
+    (job,) = service.api("GET", run["jobs"]).json["items"]
+    metrics = f"{job['url']}/metrics?name=loss"
+    wait_for(lambda: service.api("GET", metrics).json["series"], "the first point")
+    (series,) = service.api("GET", metrics).json["series"]
+    assert [(point["step"], point["value"]) for point in series["points"]] == [(1, 0.5)]
+    service.api("POST", f"{run['url']}/cancel")
+    service.over(run)
+    (attempt,) = service.api("GET", f"{job['url']}/attempts").json["items"]
+    assert (attempt["status"], attempt["reason"]) == ("CANCELLED", "Cancelled while it ran.")
+    assert all(used > 0 for used in attempt["usage"].values())
+    assert service.text(attempt["log"]) == "begins\n"
+    events = service.api("GET", f"{run['url']}/events").json["items"]
+    assert [(event["actor"].partition(":")[0], event["action"], event["data"].get("status")) for event in events] == [
+        ("user", "created", None),
+        ("worker", "moved", "RUNNING"),
+        ("user", "cancel", None),
+        ("attempt", "moved", "CANCELLED"),
+    ]
+
+
 def test_a_job_survives_its_scheduler(service: Service, note: Path) -> None:
     run = service.start(task("wait", note, 2.0))
     noted(note)
