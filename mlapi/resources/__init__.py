@@ -7,8 +7,8 @@
     │   └── pipelines/{pipeline}
     │       ├── tasks/{task}
     │       ├── grids/{grid}          …/runs, …/cancel
-    │       └── runs/{run}            …/cancel, …/events
-    │           └── jobs/{job}        …/log, …/metrics, …/cancel, …/events
+    │       └── runs/{run}            …/cancel, …/retry, …/rerun, …/events
+    │           └── jobs/{job}        …/log, …/metrics, …/cancel, …/retry, …/events
     │               └── attempts/{number} …/log
     ├── modules/{module}
     │   ├── functions/{function}      of the newest version
