@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "create": rates.create,
     "concurrent": rates.concurrent,
     "processes": rates.processes,
+    "polling": rates.polling,
     "start": jobs.start,
     "life": jobs.life,
     "jobs": jobs.rate,

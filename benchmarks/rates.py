@@ -16,6 +16,10 @@ from mlapi.models.pipelines import TASKS
 
 ROUNDS = 5
 CLIENTS = 4
+POLLERS = 50
+SETTLED = 1.0
+"""Seconds until all clients that poll are connected."""
+
 WARM_UP = 50
 """Number of requests before the first round, which fill caches."""
 
@@ -68,6 +72,27 @@ def processes(seconds: float) -> list[Row]:
         with postgresql(folder) as url:
             rows.append(_two_against_one(folder / "postgresql", url, seconds))
     return rows
+
+
+def polling(seconds: float) -> list[Row]:
+    """Measure GET of a job while clients follow the events and the log of its run, against the same without them."""
+    with service_and_yardstick() as (api, _):
+        job = api.call("GET", path_of(_one_job(api)))
+        api.call("POST", f"{path_of(job['url'])}/cancel")
+        events = path_of(api.call("GET", path_of(job["run"]))["events"])
+        last = api.call("GET", events)["items"][-1]["number"]
+        burst = _repeat(api, path_of(job["url"]))
+        command = [sys.executable, "-m", "benchmarks.poll", str(api.port), str(POLLERS), api.token]
+        rounds = []
+        for _ in range(ROUNDS):
+            alone = burst(seconds)
+            with subprocess.Popen([*command, f"{events}?after={last}", path_of(job["log"])], cwd=ROOT) as clients:
+                try:
+                    time.sleep(SETTLED)
+                    rounds.append((burst(seconds), alone))
+                finally:
+                    clients.terminate()
+    return [at_least(f"GET a job while {POLLERS} clients poll events and log at 1/s", rounds, 0.80, 0.90)]
 
 
 def _two_against_one(folder: Path, url: str, seconds: float) -> Row:

@@ -114,7 +114,6 @@ _PAGE = (
         _events.action,
         _events.kind,
         _events.subject_id,
-        _events.run_id,
         _events.data,
     )
     .where(

@@ -2,11 +2,12 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
 
 import sqlalchemy as sa
 
 from mlapi.models.base import JsonObject
+from mlapi.prepared import fetch
 from mlapi.resources.items import Item
 from mlapi.resources.tree import Part, Url
 
@@ -22,6 +23,18 @@ class EventDocument(TypedDict):
     action: str
     kind: str
     subject: Url | None
+    data: JsonObject
+
+
+class Row(NamedTuple):
+    """A row of the SELECT of a page."""
+
+    id: int
+    created: datetime.datetime
+    actor: str
+    action: str
+    kind: str
+    subject_id: int
     data: JsonObject
 
 
@@ -43,8 +56,8 @@ class Events(Part[AnyItem]):
     def page(self, limit: int, after: int) -> tuple[Sequence[EventDocument], int | None]:
         """At most `limit` events after the cursor `after`, and the next cursor."""
         values = {**self.of_item, "limit": limit + 1, "after": after}
-        rows = self.request.reader.execute(self.statement, values).all()
-        kept = rows[:limit]
+        rows = fetch(self.request.reader, self.statement, values)
+        kept = [Row(*row) for row in rows[:limit]]
         documents: list[EventDocument] = [
             {
                 "number": row.id,
