@@ -136,6 +136,7 @@ class Scene:
             "input": 1,
             "queue": f"q{self.number}",
             "worker": "tests",
+            "number": 1,
         }
         root("POST", "queues", {"name": self.keys["queue"]}, status=201)
         self.output = output
@@ -231,6 +232,10 @@ class Scene:
             "PUT /queues/{queue}/lock": dict,
             "POST /attempts/{attempt}/heartbeat": lambda: {"json": {}},
             "PUT /attempts/{attempt}/log": lambda: {**raw(b"text"), "query": "?offset=0"},
+            "PUT /attempts/{attempt}/metrics": lambda: {
+                "json": {"points": [{"name": "loss", "value": 1, "step": 1, "time": 1}]},
+                "query": "?offset=0",
+            },
             "POST /attempts/{attempt}/outputs": lambda: raw(b"out"),
             "POST /attempts/{attempt}/report": lambda: {"json": {"status": "FINISHED", "outputs": []}},
         }[str(place)]()
