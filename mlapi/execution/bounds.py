@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mlapi.execution.errors import AttemptOver, JobCancelled, JobFailed, JobReturned, Refused
+from mlapi.execution.errors import TIMEOUT, AttemptOver, JobCancelled, JobFailed, JobReturned, Refused
 from mlapi.execution.lease import now
 
 TYPE_CHECKING = False
@@ -73,7 +73,7 @@ class Bounds:
         if self.stopped:
             return JobReturned("The runner was told to stop.")
         if late:
-            return JobFailed(f"{self._overdue} {self.refusal if self._transfer else ''}".rstrip())
+            return JobFailed(f"{self._overdue} {self.refusal if self._transfer else ''}".rstrip(), TIMEOUT)
         return None
 
     def check(self) -> None:

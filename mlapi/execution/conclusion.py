@@ -40,7 +40,7 @@ def conclusion(error: Exception) -> Report:
         case JobReturned():
             return handed_back(str(error), error.fault)
         case JobFailed():
-            return unsuccessful("FAILED", str(error))
+            return failed(error)
         case Refused():
             return handed_back(f"The service refused a request for too long: {error}", SERVICE)
     if fault := machine_fault(error):
@@ -51,7 +51,7 @@ def conclusion(error: Exception) -> Report:
 def explained(failure: JobFailed, log: Log | None) -> JobFailed:
     """Return the failure of a function with the last lines of its log, if it wrote any."""
     lines = log.last_lines() if log is not None else ""
-    return JobFailed(f"{failure} The log ends with:\n{lines}") if lines else failure
+    return JobFailed(f"{failure} The log ends with:\n{lines}", failure.failure) if lines else failure
 
 
 def machine_fault(error: Exception) -> str | None:
@@ -69,6 +69,14 @@ def machine_fault(error: Exception) -> str | None:
 def _words(error: Exception) -> str:
     """Return the words of an exception, without paths of the machine."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def failed(error: JobFailed) -> Report:
+    """Return the report of an attempt that failed so."""
+    report = unsuccessful("FAILED", str(error))
+    if error.failure is not None:
+        report["failure"] = error.failure
+    return report
 
 
 def unsuccessful(status: str, reason: str) -> Report:

@@ -97,7 +97,7 @@ class Report(TypedDict, total=False):
     """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`.
 
     `exit_code` is that of the function: minus the number of the signal that killed it. `failure` is "timeout" if a time
-    limit ended the attempt. `usage` is missing if the function was not started.
+    limit ended the attempt. `exit_code` and `usage` are missing if the function was not started.
     """
 
     status: str

@@ -8,6 +8,9 @@ WORKER = "worker"
 SERVICE = "service"
 """The fault of an attempt whose requests the service refuses."""
 
+TIMEOUT = "timeout"
+"""The failure of an attempt that a time limit ended."""
+
 
 class AttemptOver(Exception):
     """The attempt has ended or belongs to another runner: nothing more may be sent for it."""
@@ -34,7 +37,11 @@ class NoResponse(Exception):
 
 
 class JobFailed(Exception):
-    """The job ends as FAILED. The message is the reason, for the user."""
+    """The job ends as FAILED. The message is the reason, for the user. `failure` is `TIMEOUT` or None."""
+
+    def __init__(self, reason: str, failure: str | None = None) -> None:
+        super().__init__(reason)
+        self.failure = failure
 
 
 class JobCancelled(Exception):

@@ -16,7 +16,7 @@ import sys
 
 from mlapi.execution.bounds import Bounds
 from mlapi.execution.client import Client
-from mlapi.execution.conclusion import conclusion, explained, machine_fault, unsuccessful
+from mlapi.execution.conclusion import conclusion, explained, failed, machine_fault
 from mlapi.execution.deliver import collect, upload
 from mlapi.execution.errors import (
     SERVICE,
@@ -41,7 +41,7 @@ from mlapi.execution.workspace import Workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mlapi.execution.contract import Attempt, Report, Ticket, Usage
+    from mlapi.execution.contract import Attempt, Report, Ticket
     from mlapi.execution.outputs import Outputs
 
 EXIT_REPORTED = 0
@@ -83,7 +83,7 @@ class Run:
         self._heartbeat = Heartbeat(self._connect(Bounds(bounds.lease)), bounds)
         self._log: Log | None = None
         self._series: Series | None = None
-        self._usage: Usage | None = None
+        self._ran: Report = {}
 
     def run(self) -> int:
         """Run the attempt, report its end, and return the exit status of the runner. Raises `AttemptOver`."""
@@ -118,9 +118,8 @@ class Run:
                 raise JobReturned(f"The report was refused for {bounds.patience:g} s: {error}", SERVICE) from error
 
     def _report(self, client: Client, report: Report) -> None:
-        """Report the end of the attempt, and what the function has used if it was started."""
-        if self._usage is not None:
-            report["usage"] = self._usage
+        """Report the end of the attempt, with the exit code of the function and its usage if it was started."""
+        report.update(self._ran)
         client.report(report)
 
     def _workspace(self) -> Workspace:
@@ -153,7 +152,7 @@ class Run:
         finally:
             child.close()
             kill_strays()
-            self._usage = child.usage()
+            self._ran = {"exit_code": child.reap(), "usage": child.usage()}
         if failure is not None:
             raise failure
         return log
@@ -182,7 +181,7 @@ class Run:
                 raise failure or JobFailed("There is no result.")
             report = upload(self._client, attempt, outputs, self._bounds.patience)
         except JobFailed as error:
-            report = unsuccessful("FAILED", str(error))
+            report = failed(error)
         if problem is not None:
             report["reason"] = f"{report['reason'] or ''} The log is incomplete: {problem}".strip()
         return report

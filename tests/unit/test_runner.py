@@ -435,6 +435,7 @@ def test_a_function_that_ignores_its_time_limit_is_killed(server, start):
     assert not alive(pid)
     assert report["status"] == "FAILED"
     assert report["reason"] == "The function was stopped after its time limit of 0.5 s. The log ends with:\nno"
+    assert (report["failure"], report["exit_code"]) == ("timeout", -signal.SIGKILL)
     # It was asked before it was killed.
     assert server.log == b"no\n"
 
@@ -728,14 +729,22 @@ sys.exit(3)
 """)
     report = runner.report()
     assert report["status"] == "FAILED"
+    assert (report["exit_code"], report.get("failure")) == (3, None)
     assert report["usage"].keys() == {"peak_memory", "cpu_seconds", "wall_seconds"}
     assert 2**26 <= report["usage"]["peak_memory"] < 2**28
     assert report["usage"]["cpu_seconds"] >= 0.3
 
 
-def test_the_report_of_an_attempt_without_a_process_has_no_usage(server, start):
+def test_the_report_of_an_attempt_without_a_process_has_neither_usage_nor_an_exit_code(server, start):
     server.command = ["no-such-program"]
-    assert "usage" not in start("").report()
+    assert start("").report().keys().isdisjoint({"usage", "exit_code", "failure"})
+
+
+@pytest.mark.parametrize(
+    ("main", "exit_code"), [("finish()", 0), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", -9), ("pass", 0)]
+)
+def test_the_report_has_the_exit_code_of_the_function(main, exit_code, start):
+    assert start(main).report()["exit_code"] == exit_code
 
 
 METRICS = """
@@ -873,6 +882,7 @@ def test_a_stopped_runner_hands_its_job_back(server, start):
     report = runner.report()
     assert not alive(pid)
     assert report.pop("usage")["wall_seconds"] > 0
+    assert report.pop("exit_code") == -signal.SIGTERM
     assert report == {"status": "RETURNED", "reason": "The runner was told to stop.", "fault": None}
     assert server.log == b"begun\n"
 
