@@ -109,3 +109,73 @@ def test_a_cancellation_that_is_refused_leaves_no_event(ada, started):
     assert told(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "moved", "CANCELLED")]
     ada("POST", f"{run['url']}/cancel", status=409)
     assert of(ada, run) == found
+
+
+def test_a_retry_names_the_user_and_the_jobs_that_wait_again(ada, app, wsgi, started):
+    run = started()
+    [runner] = claimed(app, wsgi)
+    runner.report("FAILED", reason="It broke.")
+    last = of(ada, run)[-1]["number"]
+    ada("POST", f"{run['url']}/retry", status=200)
+    first, second = (job["id"] for job in ada("GET", run["jobs"]).json["items"])
+    found = of(ada, run, f"?after={last}")
+    assert {each["actor"] for each in found} == {"user:ada"}
+    assert [(each["action"], each["data"].get("status"), each["subject"].rpartition("/")[2]) for each in found] == [
+        ("retry", None, str(run["id"])),
+        ("moved", "PENDING", str(first)),
+        ("moved", "PENDING", str(second)),
+        ("moved", "QUEUED", str(first)),
+    ]
+    [runner] = claimed(app, wsgi)
+    runner.report("FAILED")
+    last = of(ada, run)[-1]["number"]
+    ada("POST", f"{run['jobs']}/{first}/retry", status=200)
+    assert told(of(ada, run, f"?after={last}"))[0] == ("user:ada", "retry", None)
+    assert of(ada, run, f"?after={last}")[0]["subject"] == f"{run['jobs']}/{first}"
+
+
+def test_a_job_that_waits_for_another_run_is_queued_by_the_attempt_that_ended_it(ada, app, wsgi, helloworld):
+    pipeline, _ = pipeline_of(ada, {"function": helloworld})
+    file = ada.upload("a.txt", b"Ada", status=201).json["url"]
+    older = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
+    newer = ada("POST", pipeline["runs"], {"files": [file], "depends_on": [older["url"]]}, status=201).json
+    assert told(of(ada, newer)) == [("user:ada", "created", None)]
+    [runner] = claimed(app, wsgi)
+    runner.finish()
+    assert told(of(ada, newer))[1:] == [(f"attempt:{runner.claim.attempt_id}", "moved", "QUEUED")]
+
+
+def test_a_job_that_is_answered_by_an_earlier_one_is_finished_without_an_attempt(ada, app, wsgi, helloworld):
+    pipeline, _ = pipeline_of(ada, {"function": helloworld, "reuse": True})
+    body = {"files": [ada.upload("a.txt", b"Ada", status=201).json["url"]]}
+    ada("POST", pipeline["runs"], body, status=201)
+    [runner] = claimed(app, wsgi)
+    runner.finish("made.txt", metrics={"loss": 0.5})
+    again = ada("POST", pipeline["runs"], body, status=201).json
+    found = of(ada, again)
+    assert told(found) == [("user:ada", "created", None), ("user:ada", "moved", "FINISHED")]
+    assert found[1]["data"] == {"status": "FINISHED", "attempt": 0, "reason": None}
+    [job] = ada("GET", again["jobs"]).json["items"]
+    job = ada("GET", job["url"]).json
+    assert ada("GET", job["attempts"]).json["items"] == []
+    assert [(each["name"], each["last"]["value"]) for each in ada("GET", f"{job['url']}/metrics").json["series"]] == [
+        ("loss", 0.5)
+    ]
+
+
+def test_every_run_of_a_grid_has_its_events(ada, helloworld, app, wsgi):
+    pipeline, [task] = pipeline_of(ada, {"function": helloworld})
+    file = ada.upload("a.txt", b"Ada", status=201).json["url"]
+    axis = {"tasks": [task["url"]], "option": "greeting", "values": ["a", "b", "c"]}
+    grid = ada("POST", pipeline["runs"], {"files": [file], "grid": [axis]}, status=201).json
+    [runner] = claimed(app, wsgi)
+    runner.finish()
+    ada("POST", f"{grid['url']}/cancel", status=200)
+    runs = ada("GET", grid["runs"], status=200).json["items"]
+    events_of = {run["id"]: of(ada, ada("GET", run["url"]).json) for run in runs}
+    cancelled = [("user:ada", "created", None), ("user:ada", "cancel", None), ("user:ada", "moved", "CANCELLED")]
+    assert sorted(len(found) for found in events_of.values()) == [3, 3, 3]
+    assert [told(found) for found in events_of.values()].count(cancelled) == 2
+    assert {each["data"]["grid"] for found in events_of.values() for each in found if each["action"] == "cancel"} == {
+        grid["id"]
+    }
