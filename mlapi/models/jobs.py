@@ -171,10 +171,10 @@ def move(db: Session, to: Status, condition: sa.ColumnElement[bool], **values: o
 
 
 def record_moves(db: Session, to: Status, jobs: Iterable[tuple[int, int, int, str | None]]) -> None:
-    """Record that jobs `(id, run, attempt, reason)` have moved to a status."""
+    """Record that jobs `(id, run, attempt, reason)` have moved to a status, in the order of their ids."""
     subjects = [
         (job_id, run_id, {"status": to, "attempt": attempt, "reason": reason})
-        for job_id, run_id, attempt, reason in jobs
+        for job_id, run_id, attempt, reason in sorted(jobs, key=lambda job: job[0])
     ]
     record_each(db, "moved", "job", subjects)
 
