@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from datetime import datetime
 
 import pytest
 import sqlalchemy as sa
@@ -107,7 +108,8 @@ def test_the_second_run_is_finished_at_its_start(start, jobs, states, execute, a
         assert old["reused_from"] is None
         assert (new["outputs"], new["metrics"]) == (old["outputs"], old["metrics"])
         assert (new["attempt"], new["started"], new["reason"]) == (0, None, None)
-        assert new["ended"] >= new["queued"] >= new["created"]
+        ended, queued, created = (datetime.fromisoformat(new[name]) for name in ("ended", "queued", "created"))
+        assert ended >= queued >= created
     assert execute() == 0
     third = start()
     assert [job["reused_from"] for job in jobs(third)] == [job["url"] for job in jobs(first)]
