@@ -32,6 +32,24 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests by their database, and share the groups of processes among the workers by it.
+
+    So each service is started once for all its tests.
+    """
+    for item in items:
+        group = item.get_closest_marker("xdist_group")
+        if group is not None and _database(item):
+            item.add_marker(pytest.mark.xdist_group(f"{group.args[0]}-{_database(item)}"), append=False)
+    items.sort(key=_database)
+
+
+def _database(item: pytest.Item) -> str:
+    """The database of a test, or an empty text."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return next((kind for kind in ("sqlite", "postgresql") if kind in parameters), "")
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def ini(request: Any, tmp_path_factory: Any) -> Path:
     """An ini file whose database is migrated and empty."""

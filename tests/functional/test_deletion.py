@@ -12,6 +12,8 @@ from tests.functional.test_statements import statements
 from tests.support import claimed, is_problem, pipeline_of
 
 MANY = 40_000
+BATCH = 5_000
+"""Number of runs that one statement of a test adds, within the time limit of statements."""
 PARAMETERS = 65_535
 """Maximum number of parameters of a statement in PostgreSQL."""
 
@@ -25,7 +27,8 @@ MORE_JOBS = """
                       cancel_requested, metrics, ended, created)
     SELECT runs.id, runs.pipeline_id, jobs.owner_id, task_id, function_id, position, arguments, 'CANCELLED', 0,
            cancel_requested, metrics, jobs.created, jobs.created
-    FROM runs, jobs WHERE jobs.run_id = :run AND runs.id <> :run AND runs.pipeline_id = :pipeline"""
+    FROM runs, jobs WHERE jobs.run_id = :run AND runs.id <> :run AND runs.pipeline_id = :pipeline
+          AND NOT EXISTS (SELECT 1 FROM jobs AS others WHERE others.run_id = runs.id)"""
 
 
 @pytest.fixture
@@ -47,9 +50,10 @@ def grow(db, pipeline, run):
     """A function that adds runs of one cancelled job each, without the API."""
 
     def more(number):
-        db.execute(sa.text(MORE_RUNS), {"run": run["id"], "count": number})
-        db.execute(sa.text(MORE_JOBS), {"run": run["id"], "pipeline": pipeline["id"]})
-        db.commit()
+        for first in range(0, number, BATCH):
+            db.execute(sa.text(MORE_RUNS), {"run": run["id"], "count": min(BATCH, number - first)})
+            db.execute(sa.text(MORE_JOBS), {"run": run["id"], "pipeline": pipeline["id"]})
+            db.commit()
 
     return more
 

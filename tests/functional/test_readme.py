@@ -188,7 +188,7 @@ def newcomer() -> Iterator[Newcomer]:
 @pytest.fixture(scope="module")
 def demo(newcomer: Newcomer) -> tuple[str, str]:
     """The output of `make demo`, which serves until the end of the tests, and the URL of its API."""
-    served = newcomer.start(blocks("README.md")[0])
+    served = newcomer.start(blocks("README.md")[0], MLAPI_PORT=str(free_port()))
     log = newcomer.log(0)
 
     def serving() -> Any:
