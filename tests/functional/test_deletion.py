@@ -27,8 +27,7 @@ MORE_JOBS = """
                       cancel_requested, metrics, ended, created)
     SELECT runs.id, runs.pipeline_id, jobs.owner_id, task_id, function_id, position, arguments, 'CANCELLED', 0,
            cancel_requested, metrics, jobs.created, jobs.created
-    FROM runs, jobs WHERE jobs.run_id = :run AND runs.id <> :run AND runs.pipeline_id = :pipeline
-          AND NOT EXISTS (SELECT 1 FROM jobs AS others WHERE others.run_id = runs.id)"""
+    FROM runs, jobs WHERE jobs.run_id = :run AND runs.id > :last"""
 
 
 @pytest.fixture
@@ -51,8 +50,9 @@ def grow(db, pipeline, run):
 
     def more(number):
         for first in range(0, number, BATCH):
+            last = db.scalar(sa.select(sa.func.max(Run.id)))
             db.execute(sa.text(MORE_RUNS), {"run": run["id"], "count": min(BATCH, number - first)})
-            db.execute(sa.text(MORE_JOBS), {"run": run["id"], "pipeline": pipeline["id"]})
+            db.execute(sa.text(MORE_JOBS), {"run": run["id"], "last": last})
             db.commit()
 
     return more
