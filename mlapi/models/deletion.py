@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from mlapi.errors import Conflict
 from mlapi.models.attempts import Attempt, LogPiece
-from mlapi.models.base import Base, affected_rows
+from mlapi.models.base import affected_rows, among
 from mlapi.models.files import File
 from mlapi.models.jobs import TERMINAL, Job, JobInput, JobParent
 from mlapi.models.modules import Function, Module, ModuleVersion
@@ -46,49 +46,65 @@ def delete_run(db: Session, run_id: int) -> Counter[str]:
     Raises `Gone`, and `Conflict` while a job has not ended, or if another run uses one of the files.
     """
     Run.lock(db, run_id)
-    return _delete_runs(db, Run.id == run_id)
+    return _delete_runs(db, [run_id])
 
 
-def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]:
-    """Delete the runs that satisfy a condition, as `delete_run` does."""
-    Run.lock_all(db, condition)
-    runs = sa.select(Run.id).where(condition)
-    jobs = sa.select(Job.id).where(Job.run_id.in_(runs))
-    outputs = sa.select(File.id).where(File.job_id.in_(jobs))
-    children = sa.select(File.id).where(File.parent_id.in_(outputs))
-    File.lock_all(db, File.id.in_(sa.union_all(outputs, children)))
-    _check_runs(db, condition)
-    attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
-    db.execute(sa.update(File).where(File.parent_id.in_(outputs)).values(parent_id=None))
-    steps: list[tuple[str | None, type[Base], sa.ColumnElement[bool]]] = [
-        (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
-        (None, Upload, Upload.attempt_id.in_(attempts)),
-        (None, Attempt, Attempt.job_id.in_(jobs)),
-        (None, JobInput, JobInput.job_id.in_(jobs)),
-        (None, JobParent, JobParent.job_id.in_(jobs)),
-        (None, RunFile, RunFile.run_id.in_(runs)),
-        ("files", File, File.job_id.in_(jobs)),
-        ("jobs", Job, Job.run_id.in_(runs)),
-        ("runs", Run, condition),
+class _Batch(NamedTuple):
+    """Ids of runs, and of what is deleted with them.
+
+    All statements of a deletion have such ids as parameters: the plan of a statement with subqueries depends on how
+    many rows the planner expects, and its statistics are older than the runs that were started since.
+    """
+
+    runs: list[int]
+    jobs: list[int]
+    outputs: list[int]
+
+    @classmethod
+    def of(cls, db: Session, runs: list[int]) -> Self:
+        """The runs with their jobs and the outputs of these."""
+        jobs = [*db.scalars(sa.select(Job.id).where(among(Job.run_id, runs)))]
+        return cls(runs, jobs, [*db.scalars(sa.select(File.id).where(among(File.job_id, jobs)))])
+
+    def check_jobs(self, db: Session) -> None:
+        """Raise `Conflict` if a job has not ended."""
+        active = sa.select(Job.id).where(among(Job.id, self.jobs), Job.status.not_in(TERMINAL))
+        if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
+            raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
+
+    def check_outputs(self, db: Session, others: sa.ColumnElement[bool]) -> None:
+        """Raise `Conflict` if one of the runs that satisfy `others` uses an output."""
+        users = sa.select(Run.id).join(RunFile, RunFile.run_id == Run.id).where(among(RunFile.file_id, self.outputs))
+        if holders := db.scalars(users.where(others).distinct().order_by(Run.id).limit(MENTIONED)).all():
+            raise Conflict("Other runs use files that this run created.", runs=list(holders))
+
+
+def _delete_runs(db: Session, runs: list[int]) -> Counter[str]:
+    """Delete runs, as `delete_run` does."""
+    Run.lock_all(db, among(Run.id, runs))
+    batch = _Batch.of(db, runs)
+    batch.check_jobs(db)
+    File.lock_all(db, sa.or_(among(File.id, batch.outputs), among(File.parent_id, batch.outputs)))
+    batch.check_outputs(db, sa.not_(among(Run.id, runs)))
+    db.execute(sa.update(File).where(among(File.parent_id, batch.outputs)).values(parent_id=None))
+    attempts = [*db.scalars(sa.select(Attempt.id).where(among(Attempt.job_id, batch.jobs)))]
+    steps: list[tuple[str | None, InstrumentedAttribute[Any], list[int]]] = [
+        (None, LogPiece.attempt_id, attempts),
+        (None, Upload.attempt_id, attempts),
+        (None, Attempt.id, attempts),
+        (None, JobInput.job_id, batch.jobs),
+        (None, JobParent.job_id, batch.jobs),
+        (None, RunFile.run_id, runs),
+        ("files", File.id, batch.outputs),
+        ("jobs", Job.id, batch.jobs),
+        ("runs", Run.id, runs),
     ]
     deleted: Counter[str] = Counter()
-    for name, table, where in steps:
-        count = affected_rows(db, sa.delete(table).where(where))
+    for name, column, ids in steps:
+        count = affected_rows(db, sa.delete(column.class_).where(among(column, ids)))
         if name:
             deleted[name] = count
     return deleted
-
-
-def _check_runs(db: Session, condition: sa.ColumnElement[bool]) -> None:
-    """Raise `Conflict` unless the runs that satisfy a condition can be deleted."""
-    active = sa.select(Job.id).join(Run, Job.run_id == Run.id).where(condition, Job.status.not_in(TERMINAL))
-    if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
-        raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
-    runs = sa.select(Run.id).where(condition)
-    outputs = sa.select(File.id).join(Job, File.job_id == Job.id).where(Job.run_id.in_(runs))
-    users = sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)).distinct()
-    if holders := db.scalars(users.order_by(RunFile.run_id).limit(MENTIONED)).all():
-        raise Conflict("Other runs use files that this run created.", runs=list(holders))
 
 
 def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -> dict[str, int]:
@@ -98,12 +114,12 @@ def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -
     ones. It is disabled from the first one on. Whatever interrupts the deletion, a smaller pipeline is left.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
-    _check_runs(db, Run.pipeline_id == pipeline_id)
+    _check_runs(db, pipeline_id)
     pipeline.enabled = False
     db.flush()
     deleted: Counter[str] = Counter()
-    while (oldest := _oldest_of_batch(db, pipeline_id)) is not None:
-        deleted.update(_delete_runs(db, sa.and_(Run.pipeline_id == pipeline_id, Run.id >= oldest)))
+    while runs := _newest_runs(db, pipeline_id):
+        deleted.update(_delete_runs(db, runs))
         if not db.scalar(sa.select(sa.exists().where(Run.pipeline_id == pipeline_id))):
             break
         commit()
@@ -113,17 +129,30 @@ def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -
     return {"pipelines": 1, "tasks": tasks, "runs": 0, "jobs": 0, "files": 0} | deleted
 
 
-def _oldest_of_batch(db: Session, pipeline_id: int) -> int | None:
-    """The id of the run with which a transaction that deletes the newest runs should end, or None without runs."""
+def _check_runs(db: Session, pipeline_id: int) -> None:
+    """Raise `Conflict` unless all runs of a pipeline can be deleted."""
+    runs = _newest_runs(db, pipeline_id)
+    while runs:
+        batch = _Batch.of(db, runs)
+        batch.check_jobs(db)
+        batch.check_outputs(db, Run.pipeline_id != pipeline_id)
+        runs = _newest_runs(db, pipeline_id, Run.id < runs[-1])
+
+
+def _newest_runs(db: Session, pipeline_id: int, condition: sa.ColumnElement[bool] | None = None) -> list[int]:
+    """The ids of as many of the newest runs of a pipeline as one transaction deletes."""
     files = sa.select(sa.func.count()).where(RunFile.run_id == Run.id).scalar_subquery()
     newest = sa.select(Run.id, Run.task_count * (1 + files)).where(Run.pipeline_id == pipeline_id)
-    oldest, total = None, 0
+    if condition is not None:
+        newest = newest.where(condition)
+    runs: list[int] = []
+    total = 0
     for run_id, rows in db.execute(newest.order_by(Run.id.desc()).limit(RUNS)):
         total += rows
-        if oldest is not None and total > ROWS:
+        if runs and total > ROWS:
             break
-        oldest = int(run_id)
-    return oldest
+        runs.append(run_id)
+    return runs
 
 
 def delete_task(db: Session, task_id: int) -> None:
