@@ -36,7 +36,7 @@ from mlapi.archives import manifests
 from tests.processes import Http, family, free_port, wait_for
 from tests.support import API, ROOT, command
 
-pytestmark = [pytest.mark.xdist_group("readme"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 LANGUAGES = {"sh", "console", "ini", "nginx", "python", "yaml", ""}
 SECRET = "a long new password"
