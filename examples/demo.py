@@ -229,7 +229,7 @@ def main() -> int:
     """Run the demo; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--exit", action="store_true", help="exit after showing the results")
-    parser.add_argument("--port", type=int, default=6543)
+    parser.add_argument("--port", type=int, default=int(os.environ.get("MLAPI_PORT", "6543")))
     arguments = parser.parse_args()
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -224,10 +224,10 @@ class Database:
 def analyze(engine: sa.Engine) -> None:
     """Collect the statistics of tables and indexes by which the planner of the database chooses."""
     with engine.begin() as db:
-        # 0x10002 is an ANALYZE of all tables that have changed, with a limit of the rows that it reads.
         if engine.dialect.name != "sqlite":
             db.exec_driver_sql("ANALYZE")
             return
+        # 0x10002 is an ANALYZE of all tables that have changed, with a limit of the rows that it reads.
         db.exec_driver_sql("PRAGMA optimize=0x10002")
         # A table that was small then can be large long before the next time: without statistics, it is taken for large.
         db.exec_driver_sql("DELETE FROM sqlite_stat1 WHERE CAST(stat AS INTEGER) < ?", (SMALL,))

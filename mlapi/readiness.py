@@ -46,7 +46,7 @@ def states(database: Database, store: BlobStore) -> PartsDocument:
     return {
         "database": available,
         "schema": READY if current else "Not at the newest revision." if known else UNKNOWN,
-        "scheduler": READY if heard else "No scheduler is running." if current else UNKNOWN,
+        "scheduler": READY if heard else workers.NOBODY if current else UNKNOWN,
         "store": _of_store(store),
     }
 

@@ -273,9 +273,10 @@ def authenticate(request: Request, name: str, password: str) -> int | None:
         return row.id if request.passwords.verify(row and row.password_hash, password) and row else None
 
 
-def user_exists(db: Reader, user: int) -> bool:
+def user_exists(request: Request, user: int) -> bool:
     """Whether a user with this id exists."""
-    return db.execute(_USER, {"id": user}).first() is not None
+    with request.reading() as db:
+        return bool(fetch(db, _USER, {"id": user}))
 
 
 def includeme(config: Configurator) -> None:

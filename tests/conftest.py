@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from pyramid.paster import get_app
 from webtest import TestApp
+from xdist.scheduler import LoadScopeScheduling
 
 from mlapi.models import Base, users
 from tests.support import PASSWORD, ROOT, Client, empty, migrate, new_database, write_ini
@@ -30,6 +32,29 @@ def postgresql() -> Iterator[str]:
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives the tests of a file and of a database to one worker, so that each service is started once for them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] + _database(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Distribute the tests among workers."""
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests by their database, those without one last: their files are small, and end at the same time."""
+    items.sort(key=lambda item: _database(item.nodeid), reverse=True)
+
+
+def _database(nodeid: str) -> str:
+    """The database of a test, or an empty text."""
+    found = re.search(r"[\[-](sqlite|postgresql)[\]-]", nodeid)
+    return found[1] if found else ""
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

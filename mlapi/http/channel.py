@@ -233,6 +233,15 @@ class Channel(HTTPChannel):
             self.logger.exception("Exception while judging %s", head.path)
             return secured(response_of(Problem(500, "Internal error."))), None
 
+    def _flush_some(self, do_close: bool = True) -> bool:
+        """Send what is to be sent; returns whether anything was.
+
+        waitress takes no lock in the thread of the server while no request is executed: but a decision may send
+        "100 Continue" from another thread then, which would be sent twice.
+        """
+        with self.outbuf_lock:
+            return bool(super()._flush_some(do_close))
+
     def readable(self) -> bool:
         """Whether to wait for bytes of the client."""
         if self.discarding is not None:

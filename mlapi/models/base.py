@@ -6,11 +6,12 @@ Times are UTC without a time zone in both databases. Ids are integers that are n
 import datetime
 import functools
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
@@ -56,6 +57,33 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: object) 
     offset = compiler.process(element.clauses, **options)
     interval = f" + make_interval(secs => {offset})" if offset else ""
     return f"date_trunc('milliseconds', timezone('UTC', clock_timestamp()){interval})"
+
+
+class among(GenericFunction[bool]):  # noqa: N801 - it is written as the SQL function that it is
+    """Whether a column is one of many ids, which are one parameter.
+
+    It has no type: SQLite would not use an index of the column, because a function of type Boolean is compared with 1.
+    """
+
+    inherit_cache = True
+
+    def __init__(self, column: InstrumentedAttribute[Any], ids: Collection[int]) -> None:
+        super().__init__(column, sa.bindparam(None, list(ids), _IDS, unique=True))
+
+
+_IDS = sa.ARRAY(sa.BigInteger).with_variant(Json, "sqlite")
+
+
+@compiles(among, "sqlite")
+def _sqlite_among(element: among, compiler: SQLCompiler, **options: object) -> str:
+    column, ids = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - both are compiled
+
+
+@compiles(among, "postgresql")
+def _postgresql_among(element: among, compiler: SQLCompiler, **options: object) -> str:
+    column, ids = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} = ANY ({ids})"
 
 
 class Base(DeclarativeBase):

@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, Gone, Invalid
 from mlapi.models.attempts import Attempt
-from mlapi.models.base import Base, affected_rows
+from mlapi.models.base import affected_rows, among
 from mlapi.models.events import record
 from mlapi.models.files import File
 from mlapi.models.grids import Grid
@@ -52,62 +52,77 @@ def delete_run(db: Session, run_id: int) -> Counter[str]:
     Raises `Gone`, and `Conflict` while a job has not ended, or if another run uses one of the files or reuses a job.
     """
     Run.lock(db, run_id)
-    return _delete_runs(db, Run.id == run_id)
+    return _delete_runs(db, [run_id])
 
 
-def _delete_runs(db: Session, condition: sa.ColumnElement[bool]) -> Counter[str]:
-    """Delete the runs that satisfy a condition, as `delete_run` does."""
-    Run.lock_all(db, condition)
-    runs = sa.select(Run.id).where(condition)
-    jobs = sa.select(Job.id).where(Job.run_id.in_(runs))
-    outputs = sa.select(File.id).where(File.job_id.in_(jobs))
-    children = sa.select(File.id).where(File.parent_id.in_(outputs))
-    File.lock_all(db, File.id.in_(sa.union_all(outputs, children)))
-    _check_runs(db, condition)
-    attempts = sa.select(Attempt.id).where(Attempt.job_id.in_(jobs))
-    db.execute(sa.update(File).where(File.parent_id.in_(outputs)).values(parent_id=None))
-    steps: list[tuple[str | None, type[Base], sa.ColumnElement[bool]]] = [
-        (None, LogPiece, LogPiece.attempt_id.in_(attempts)),
-        (None, Metric, Metric.attempt_id.in_(attempts)),
-        (None, Upload, Upload.attempt_id.in_(attempts)),
-        (None, Attempt, Attempt.job_id.in_(jobs)),
-        (None, JobInput, JobInput.job_id.in_(jobs)),
-        (None, JobOutput, JobOutput.job_id.in_(jobs)),
-        (None, JobParent, JobParent.job_id.in_(jobs)),
-        (None, JobDependency, sa.or_(JobDependency.job_id.in_(jobs), JobDependency.dependency_id.in_(jobs))),
-        (None, RunFile, RunFile.run_id.in_(runs)),
-        ("files", File, File.job_id.in_(jobs)),
-        ("jobs", Job, Job.run_id.in_(runs)),
-        ("runs", Run, condition),
+class _Batch(NamedTuple):
+    """Ids of runs, and of what is deleted with them.
+
+    All statements of a deletion have such ids as parameters: the plan of a statement with subqueries depends on how
+    many rows the planner expects, and its statistics are older than the runs that were started since.
+    """
+
+    runs: list[int]
+    jobs: list[int]
+    outputs: list[int]
+
+    @classmethod
+    def of(cls, db: Session, runs: list[int]) -> Self:
+        """The runs with their jobs and the outputs of these."""
+        jobs = [*db.scalars(sa.select(Job.id).where(among(Job.run_id, runs)))]
+        return cls(runs, jobs, [*db.scalars(sa.select(File.id).where(among(File.job_id, jobs)))])
+
+    def check_jobs(self, db: Session) -> None:
+        """Raise `Conflict` if a job has not ended."""
+        active = sa.select(Job.id).where(among(Job.id, self.jobs), Job.status.not_in(TERMINAL))
+        if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
+            raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
+
+    def check_users(self, db: Session, others: sa.ColumnElement[bool]) -> None:
+        """Raise `Conflict` if one of the runs that satisfy `others` uses an output or reuses a job."""
+        users = sa.union(
+            sa.select(Job.run_id).where(among(Job.reused_from_id, self.jobs)),
+            sa.select(RunFile.run_id).where(among(RunFile.file_id, self.outputs)),
+            *(
+                sa.select(Job.run_id).join(table, table.job_id == Job.id).where(among(table.file_id, self.outputs))
+                for table in (JobInput, JobOutput)
+            ),
+        ).subquery()
+        found = sa.select(Run.id).where(Run.id.in_(sa.select(users.c.run_id)), others)
+        if holders := db.scalars(found.order_by(Run.id).limit(MENTIONED)).all():
+            raise Conflict("Other runs use files that this run created.", runs=list(holders))
+
+
+def _delete_runs(db: Session, runs: list[int]) -> Counter[str]:
+    """Delete runs, as `delete_run` does."""
+    Run.lock_all(db, among(Run.id, runs))
+    batch = _Batch.of(db, runs)
+    batch.check_jobs(db)
+    File.lock_all(db, sa.or_(among(File.id, batch.outputs), among(File.parent_id, batch.outputs)))
+    batch.check_users(db, sa.not_(among(Run.id, runs)))
+    db.execute(sa.update(File).where(among(File.parent_id, batch.outputs)).values(parent_id=None))
+    attempts = [*db.scalars(sa.select(Attempt.id).where(among(Attempt.job_id, batch.jobs)))]
+    steps: list[tuple[str | None, InstrumentedAttribute[Any], list[int]]] = [
+        (None, LogPiece.attempt_id, attempts),
+        (None, Metric.attempt_id, attempts),
+        (None, Upload.attempt_id, attempts),
+        (None, Attempt.id, attempts),
+        (None, JobInput.job_id, batch.jobs),
+        (None, JobOutput.job_id, batch.jobs),
+        (None, JobParent.job_id, batch.jobs),
+        (None, JobDependency.job_id, batch.jobs),
+        (None, JobDependency.dependency_id, batch.jobs),
+        (None, RunFile.run_id, runs),
+        ("files", File.id, batch.outputs),
+        ("jobs", Job.id, batch.jobs),
+        ("runs", Run.id, runs),
     ]
     deleted: Counter[str] = Counter()
-    for name, table, where in steps:
-        count = affected_rows(db, sa.delete(table).where(where))
+    for name, column, ids in steps:
+        count = affected_rows(db, sa.delete(column.class_).where(among(column, ids)))
         if name:
             deleted[name] = count
     return deleted
-
-
-def _check_runs(db: Session, condition: sa.ColumnElement[bool]) -> None:
-    """Raise `Conflict` unless the runs that satisfy a condition can be deleted."""
-    active = sa.select(Job.id).join(Run, Job.run_id == Run.id).where(condition, Job.status.not_in(TERMINAL))
-    if unfinished := db.scalars(active.order_by(Job.id).limit(MENTIONED)).all():
-        raise Conflict("Jobs of the run have not ended; cancel the run first.", jobs=list(unfinished))
-    runs = sa.select(Run.id).where(condition)
-    jobs = sa.select(Job.id).where(Job.run_id.in_(runs))
-    outputs = sa.select(File.id).where(File.job_id.in_(jobs))
-    users = sa.union(
-        sa.select(Job.run_id).where(Job.reused_from_id.in_(jobs), Job.run_id.not_in(runs)),
-        sa.select(RunFile.run_id).where(RunFile.file_id.in_(outputs), RunFile.run_id.not_in(runs)),
-        *(
-            sa.select(Job.run_id)
-            .join(table, table.job_id == Job.id)
-            .where(table.file_id.in_(outputs), Job.run_id.not_in(runs))
-            for table in (JobInput, JobOutput)
-        ),
-    )
-    if holders := db.scalars(users.order_by("run_id").limit(MENTIONED)).all():
-        raise Conflict("Other runs use files that this run created.", runs=list(holders))
 
 
 def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -> dict[str, int]:
@@ -117,7 +132,7 @@ def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -
     ones. It is disabled from the first one on. Whatever interrupts the deletion, a smaller pipeline is left.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
-    _check_runs(db, Run.pipeline_id == pipeline_id)
+    _check_runs(db, Run.pipeline_id == pipeline_id, Run.pipeline_id != pipeline_id)
     pipeline.enabled = False
     db.flush()
     deleted = _delete_in_batches(db, Run.pipeline_id == pipeline_id, lambda: Pipeline.lock(db, pipeline_id), commit)
@@ -130,7 +145,7 @@ def delete_pipeline(db: Session, pipeline_id: int, commit: Callable[[], None]) -
 def delete_grid(db: Session, grid_id: int, commit: Callable[[], None]) -> dict[str, int]:
     """Delete a grid with its runs, as `delete_run` does; many in several transactions, newest runs first."""
     runs = Run.grid_id == grid_id
-    _check_runs(db, runs)
+    _check_runs(db, runs, Run.grid_id.is_distinct_from(grid_id))
     deleted = _delete_in_batches(db, runs, lambda: None, commit)
     if not affected_rows(db, sa.delete(Grid).where(Grid.id == grid_id)):
         raise Gone()
@@ -138,30 +153,41 @@ def delete_grid(db: Session, grid_id: int, commit: Callable[[], None]) -> dict[s
 
 
 def _delete_in_batches(
-    db: Session, runs: sa.ColumnElement[bool], lock: Callable[[], None], commit: Callable[[], None]
+    db: Session, condition: sa.ColumnElement[bool], lock: Callable[[], None], commit: Callable[[], None]
 ) -> Counter[str]:
     """Delete the runs that satisfy a condition, newest first; `lock` is called in each transaction after the first."""
     deleted: Counter[str] = Counter()
-    while (oldest := _oldest_of_batch(db, runs)) is not None:
-        deleted.update(_delete_runs(db, sa.and_(runs, Run.id >= oldest)))
-        if not db.scalar(sa.select(sa.exists().where(runs))):
+    while runs := _newest_runs(db, condition):
+        deleted.update(_delete_runs(db, runs))
+        if not db.scalar(sa.select(sa.exists().where(condition))):
             break
         commit()
         lock()
     return deleted
 
 
-def _oldest_of_batch(db: Session, runs: sa.ColumnElement[bool]) -> int | None:
-    """The id of the run with which a transaction that deletes the newest runs should end, or None without runs."""
+def _check_runs(db: Session, condition: sa.ColumnElement[bool], others: sa.ColumnElement[bool]) -> None:
+    """Raise `Conflict` unless all runs that satisfy a condition, and not `others`, can be deleted."""
+    runs = _newest_runs(db, condition)
+    while runs:
+        batch = _Batch.of(db, runs)
+        batch.check_jobs(db)
+        batch.check_users(db, others)
+        runs = _newest_runs(db, sa.and_(condition, Run.id < runs[-1]))
+
+
+def _newest_runs(db: Session, condition: sa.ColumnElement[bool]) -> list[int]:
+    """The ids of as many of the newest runs that satisfy a condition as one transaction deletes."""
     files = sa.select(sa.func.count()).where(RunFile.run_id == Run.id).scalar_subquery()
-    newest = sa.select(Run.id, Run.task_count * (1 + files)).where(runs)
-    oldest, total = None, 0
+    newest = sa.select(Run.id, Run.task_count * (1 + files)).where(condition)
+    runs: list[int] = []
+    total = 0
     for run_id, rows in db.execute(newest.order_by(Run.id.desc()).limit(RUNS)):
         total += rows
-        if oldest is not None and total > ROWS:
+        if runs and total > ROWS:
             break
-        oldest = int(run_id)
-    return oldest
+        runs.append(run_id)
+    return runs
 
 
 def delete_task(db: Session, task_id: int) -> None:

@@ -37,9 +37,7 @@ def obtain(_token: Token, request: Request) -> TokensDocument:
 def renew(_refresh: Refresh, request: Request) -> TokensDocument:
     """Exchange a refresh token for a new access token and a new refresh token."""
     claims = request.tokens.read(request, request.validated["body"]["refresh_token"], Use.REFRESH)
-    with request.reading() as db:
-        exists = claims is not None and user_exists(db, claims[0])
-    if claims is None or not exists:
+    if claims is None or not user_exists(request, claims[0]):
         raise HTTPUnauthorized("The refresh token is invalid or has expired.")
     return tokens(claims[0], request)
 

@@ -20,10 +20,7 @@ from tests.functional.conftest import database_url
 from tests.processes import Process, Service, process, wait_for
 from tests.support import API
 
-pytestmark = [
-    pytest.mark.xdist_group("processes"),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 PATIENT = 90.0
 """Seconds to wait for what needs several attempts, also on a slow machine."""
 

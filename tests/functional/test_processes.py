@@ -18,10 +18,7 @@ import pytest
 from tests.processes import HASTY, Process, Service, family, free_port, memory, process, wait_for
 from tests.support import API, multipart
 
-pytestmark = [
-    pytest.mark.xdist_group("processes"),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 MEBIBYTE = 2**20
 
 

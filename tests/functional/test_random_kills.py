@@ -12,10 +12,7 @@ import pytest
 from tests.processes import Process, Service, process, wait_for
 from tests.support import API
 
-pytestmark = [
-    pytest.mark.xdist_group("processes"),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 KILLS_OF_A_JOB = 2
 """Runners of one job that are killed at most: `job_attempts` has its default, 3."""
 

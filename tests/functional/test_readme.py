@@ -36,7 +36,7 @@ from mlapi.archives import manifests
 from tests.processes import Http, family, free_port, wait_for
 from tests.support import API, ROOT, command
 
-pytestmark = [pytest.mark.xdist_group("readme"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 LANGUAGES = {"sh", "console", "ini", "nginx", "python", "yaml", ""}
 SECRET = "a long new password"
@@ -188,7 +188,7 @@ def newcomer() -> Iterator[Newcomer]:
 @pytest.fixture(scope="module")
 def demo(newcomer: Newcomer) -> tuple[str, str]:
     """The output of `make demo`, which serves until the end of the tests, and the URL of its API."""
-    served = newcomer.start(blocks("README.md")[0])
+    served = newcomer.start(blocks("README.md")[0], MLAPI_PORT=str(free_port()))
     log = newcomer.log(0)
 
     def serving() -> Any:

@@ -12,8 +12,6 @@ from tests.support import API, ROOT
 for needed in ("numpy", "sklearn", "matplotlib"):
     pytest.importorskip(needed)
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 ROBUSTNESS = ROOT / "modules" / "robustness"
 STEPS = {
     "train": {"max_iterations": 20},

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,7 @@ from tests.functional.conftest import database_url
 from tests.processes import Http, Process, Service, wait_for
 from tests.support import API, HOST, command, multipart
 
-pytestmark = [
-    pytest.mark.xdist_group("server"),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 MEBIBYTE = 2**20
 LIMIT = 16 * MEBIBYTE
 ALLOWED = LIMIT - MEBIBYTE
@@ -454,12 +451,19 @@ def test_a_server_that_ends_completes_what_it_has_accepted(server: Service) -> N
         server.serve()
 
 
+@contextmanager
+def unfinished_request(server: Service) -> Iterator[Connection]:
+    """A connection on which the server has received a part of a request."""
+    with Connection(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        server.api("GET", "modules")  # Received later, and so after the part.
+        yield connection
+
+
 def test_a_second_signal_ends_a_server_at_once(server: Service) -> None:
     server.serve(MLAPI_DRAIN_TIMEOUT="3600")
     assert server.server is not None
-    with Connection(server) as unfinished:
-        unfinished.sendall(b"GET / HTTP/1.1\r\n")
-        server.api("GET", "modules")
+    with unfinished_request(server):
         server.server.send_signal(signal.SIGTERM)
         wait_for(lambda: refuses(server), "the end of the acceptance of connections", 60)
         server.server.send_signal(signal.SIGTERM)
@@ -471,9 +475,7 @@ def test_a_second_signal_ends_a_server_at_once(server: Service) -> None:
 def test_the_drain_is_limited(server: Service) -> None:
     server.serve(MLAPI_DRAIN_TIMEOUT="1")
     assert server.server is not None
-    with Connection(server) as unfinished:
-        unfinished.sendall(b"GET / HTTP/1.1\r\n")
-        server.api("GET", "modules")
+    with unfinished_request(server) as unfinished:
         assert server.end(server.server, signal.SIGTERM) == 0
         assert unfinished.recv(1) == b""
     server.serve()
@@ -557,4 +559,6 @@ def test_requests_are_answered_while_all_slots_of_slow_work_are_used(server: Ser
     for answer in answers:
         answer.is_problem(answer.status, closes=False)
         assert answer.headers["Retry-After"] == ("1" if answer.status == 503 else None)
+    # waitress would warn of each request that waits for a thread.
+    assert "Task queue depth" not in server.log("pserve")
     server.serve()

@@ -18,10 +18,7 @@ from tests.functional.test_processes import noted, task
 from tests.processes import HASTY, Process, Service, family, wait_for
 from tests.support import little_room
 
-pytestmark = [
-    pytest.mark.xdist_group("processes"),
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 PATIENT = 90.0
 """Seconds to wait for what needs several attempts, also on a slow machine."""
 

@@ -264,6 +264,7 @@ def test_a_large_file_that_takes_long_to_store_is_sent_once(slow, tmp_path, monk
     client = client_of(slow, Bounds(Lease()))
     assert client.upload(lambda: file.open("rb", buffering=0), size)
     client.close()
+    wait_for(lambda: slow.answered)
     assert (slow.received, slow.answered) == (size, 1)
 
 

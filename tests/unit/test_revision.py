@@ -1,5 +1,6 @@
 """The revision of the database, as the start of every command checks it."""
 
+import datetime
 import shlex
 import subprocess
 from pathlib import Path
@@ -95,3 +96,33 @@ def test_a_database_that_is_not_available_is_named_without_its_password(url: str
 
 def test_a_program_that_is_not_installed_here_is_found_on_the_path() -> None:
     assert revision.command_line("no-such-program", "a b") == "no-such-program 'a b'"
+
+
+OLDER: dict[str, dict[str, Any]] = {
+    "users": {"id": 1},
+    "pipelines": {"id": 7, "owner_id": 1},
+    "runs": {"id": 3, "pipeline_id": 7, "owner_id": 1},
+    "modules": {"id": 1},
+    "module_versions": {"id": 1, "module_id": 1},
+    "functions": {"id": 1, "version_id": 1},
+    "jobs": {"id": 5, "run_id": 3, "owner_id": 1, "function_id": 1, "status": "FINISHED"},
+}
+"""Rows before jobs had pipelines; their other columns have any value."""
+
+ANY: dict[type, object] = {str: "", int: 0, bool: False, object: {}, datetime.datetime: datetime.datetime(2026, 1, 1)}  # noqa: DTZ001
+
+
+def test_older_jobs_get_the_pipelines_of_their_runs(settings: Settings) -> None:
+    revision.upgrade(settings.database_url, "0002")
+    engine = make_engine(settings.database_url)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.begin() as db:
+        for name, values in OLDER.items():
+            columns = tables.tables[name].c
+            others = {column.name: ANY[column.type.python_type] for column in columns if not column.nullable}
+            db.execute(tables.tables[name].insert().values(others | values))
+    revision.upgrade(settings.database_url)
+    with engine.connect() as db:
+        assert db.execute(sa.text("SELECT id, pipeline_id FROM jobs")).all() == [(5, 7)]
+    engine.dispose()
