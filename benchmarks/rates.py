@@ -30,12 +30,15 @@ TASK = {"function": FUNCTION, "arguments": {"effort": 3, "mood": "curious"}}
 
 
 def get(seconds: float) -> list[Row]:
-    """Measure GET of a job, five levels deep, with the token of a user."""
-    with service_and_yardstick() as (api, bare):
-        jobs = _hundred_jobs(api)
-        job = path_of(api.call("GET", f"{jobs}?limit=100")["items"][50]["url"])
-        rounds = _alternate(_repeat(api, job), bare, seconds)
-    return [at_least("GET a job, five levels deep", rounds, 0.20, 0.30)]
+    """Measure GET of a job, five levels deep, with the token of a user, over both databases."""
+    rows = []
+    for kind, wanted, stretch in (("SQLite", 0.40, 0.50), ("PostgreSQL", 0.16, 0.20)):
+        with service_and_yardstick(kind) as (api, bare):
+            jobs = _hundred_jobs(api)
+            job = path_of(api.call("GET", f"{jobs}?limit=100")["items"][50]["url"])
+            rounds = _alternate(_repeat(api, job), bare, seconds)
+        rows.append(at_least(f"GET a job, five levels deep, {kind}", rounds, wanted, stretch))
+    return rows
 
 
 def listing(seconds: float) -> list[Row]:

@@ -126,10 +126,11 @@ def yardstick(folder: Path) -> Iterator[Connection]:
 
 
 @contextlib.contextmanager
-def service_and_yardstick(scheduler: bool = False) -> Iterator[tuple[Connection, Connection]]:
+def service_and_yardstick(kind: str = "SQLite") -> Iterator[tuple[Connection, Connection]]:
     """Run both during the block; yields a connection to the service, with a token, and one to the yardstick."""
-    with temporary_folder() as folder:
-        service = Service(folder, scheduler)
+    with temporary_folder() as folder, contextlib.ExitStack() as running:
+        url = running.enter_context(postgresql(folder)) if kind == "PostgreSQL" else ""
+        service = Service(folder, database_url=url)
         with service.serve(), yardstick(folder) as bare, service.log_in() as api:
             yield api, bare
 

@@ -106,6 +106,13 @@ def url_or_empty(value: str) -> str:
     return value.rstrip("/")
 
 
+def database(value: str) -> str:
+    """The URL of a database, or an empty text. All processes share it, so that one of SQLite is in a file."""
+    if value.startswith("sqlite") and value.partition(":///")[2].partition("?")[0] in ("", ":memory:"):
+        raise ValueError("must name a file: sqlite:///PATH")
+    return value
+
+
 def flag(value: str) -> bool:
     """True or false."""
     try:
@@ -130,7 +137,7 @@ class Settings:
     )
     data_dir: Path = setting(path, "var", "Folder of all persistent data, except where the settings below differ.")
     database_url: str = setting(
-        text, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
+        database, "", "SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://…. Empty: data_dir/mlapi.db."
     )
     database_timeout: float = setting(
         seconds,

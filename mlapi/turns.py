@@ -5,7 +5,7 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-PATIENCE = 1.0
+PATIENCE = 0.8
 """Seconds that a writer beyond the limit waits."""
 
 

@@ -56,6 +56,10 @@ class File(Numbered):
         return {row.id: row.name for row in db.execute(protect(query, cls))}
 
 
+_INSERT = sa.insert(File.metadata.tables["files"]).returning(File.id)
+"""The INSERT of a file, built once: small files are uploaded one by one."""
+
+
 def create(
     db: Session,
     owner_id: int,
@@ -64,14 +68,22 @@ def create(
     size: int,
     tags: JsonObject | None = None,
     parent_id: int | None = None,
-) -> File:
-    """Create a file for a stored blob. Raises `Invalid` for a parent that is not a file of the same owner."""
+) -> int:
+    """Create a file for a stored blob, and return its id.
+
+    Raises `Invalid` for a parent that is not a file of the same owner.
+    """
     if parent_id is not None and not File.names(db, owner_id, [parent_id]):
         raise Invalid.field("parent", "File not found.")
-    file = File(owner_id=owner_id, name=name, sha256=sha256, size=size, tags=tags or {}, parent_id=parent_id)
-    db.add(file)
-    db.flush()
-    return file
+    values = {
+        "owner_id": owner_id,
+        "name": name,
+        "sha256": sha256,
+        "size": size,
+        "tags": tags or {},
+        "parent_id": parent_id,
+    }
+    return int(db.execute(_INSERT, values).scalar_one())
 
 
 def change_tags(db: Session, file_id: int, tags: JsonObject) -> None:

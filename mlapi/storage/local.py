@@ -44,7 +44,7 @@ def detect_full() -> Iterator[None]:
 
 
 class LocalStore:
-    """A store that keeps blobs as files `sha256/ab/cd/<hash>` in a folder, which is created if necessary.
+    """A store that keeps blobs as files `sha256/ab/<hash>` in a folder, which is created if necessary.
 
     The 256 folders `sha256/ab` exist from the start. Files are written in `tmp/`. A blob is moved to its place under a
     shared lock on the file `lock`, and swept under an exclusive lock: a sweep never deletes a blob that was stored
@@ -63,8 +63,6 @@ class LocalStore:
         self._lock.touch(0o600)
         for folder in (self._blobs, self.root, self.root.parent):
             _sync_folder(folder)
-        self._safe: set[Path] = set()
-        """Folders of blobs whose names survive a loss of power, as this process knows."""
 
     def put(self, chunks: Iterable[bytes], limit: int | None = None) -> Blob:
         """Store the bytes of `chunks`. They survive a loss of power once this returns."""
@@ -106,7 +104,7 @@ class LocalStore:
 
     def blobs(self) -> Iterator[StoredBlob]:
         """List every blob, in no particular order. Other files are ignored."""
-        for path in self._blobs.glob("??/??/*"):
+        for path in self._blobs.glob("??/*"):
             if SHA256.fullmatch(path.name) and path == self._path(path.name):
                 with suppress(FileNotFoundError):
                     stat = path.stat()
@@ -127,7 +125,7 @@ class LocalStore:
     def _path(self, sha256: str) -> Path:
         if not SHA256.fullmatch(sha256):
             raise ValueError("A SHA-256 has 64 lower-case hex digits.")
-        return self._blobs / sha256[:2] / sha256[2:4] / sha256
+        return self._blobs / sha256[:2] / sha256
 
     @contextmanager
     def _new_file(self) -> Iterator[tuple[FileIO, Path]]:
@@ -143,22 +141,13 @@ class LocalStore:
     def _place(self, path: Path, sha256: str) -> None:
         """Move a synced file to its place, so that its name survives a loss of power.
 
-        The folder `ab` needs no sync: `__init__` has synced its name before any blob was in it. The folder `ab/cd` is
-        synced always, because the name of the blob is in it, and its own name in `ab` once in each process: another
-        process may have created it without having synced it yet, but nobody deletes it.
+        The name of the folder `ab` needs no sync: `__init__` has synced it before any blob was in it.
         """
         target = self._path(sha256)
-        folder = target.parent
-        if folder not in self._safe:
-            _make_folder(folder)
         with self._locked(fcntl.LOCK_SH):
             os.utime(path)  # the grace period starts here, however long the upload took
             path.replace(target)
-        # The folder of the blob comes first: a file system with a journal has then written the other one as well.
-        _sync_folder(folder)
-        if folder not in self._safe:
-            _sync_folder(folder.parent)
-            self._safe.add(folder)
+        _sync_folder(target.parent)
 
     @contextmanager
     def _locked(self, mode: int) -> Iterator[None]:

@@ -29,8 +29,8 @@ def create(files: Files, request: Request) -> FileDocument:
     """Upload a file as a form: `file` (or `blob`), and optionally `tags` (JSON) and `parent` (URL)."""
     [upload], fields = request.validated.files, request.validated["form"]
     blob, tags, parent = upload.content, fields.get("tags"), fields.get("parent")
-    file = rules.create(request.db, files.parent.id, upload.name, blob.sha256, blob.size, tags, parent)
-    return answers.created(files[str(file.id)], request)
+    created = rules.create(request.db, files.parent.id, upload.name, blob.sha256, blob.size, tags, parent)
+    return answers.created(files[str(created)], request)
 
 
 @files.put(permission=Permission.WRITE, schema=Expects(query=NewFile(), raw=True, limit=uploaded_file))
@@ -39,8 +39,8 @@ def create_raw(files: Files, request: Request) -> FileDocument:
     request.pause_transaction()
     blob = request.store.put(read_chunks(request.body_file_raw), request.settings.upload_limit)
     name = request.validated["query"]["name"]
-    file = rules.create(request.db, files.parent.id, name, blob.sha256, blob.size)
-    return answers.created(files[str(file.id)], request)
+    created = rules.create(request.db, files.parent.id, name, blob.sha256, blob.size)
+    return answers.created(files[str(created)], request)
 
 
 @file.patch(permission=Permission.WRITE, schema=Expects(body=FileChange()))

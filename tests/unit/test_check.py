@@ -192,7 +192,7 @@ def db(settings):
 @pytest.fixture
 def blob(settings):
     """The path of the only blob."""
-    return settings.media_dir / "sha256" / SHA256[:2] / SHA256[2:4] / SHA256
+    return settings.media_dir / "sha256" / SHA256[:2] / SHA256
 
 
 def found(settings):
@@ -273,5 +273,5 @@ def test_i6_an_old_unreferenced_blob_is_reported(settings):
     assert found(settings) == []
     old = time.time() - 2 * settings.sweep_grace - 1
     for sha256 in (spare, SHA256):
-        os.utime(settings.media_dir / "sha256" / sha256[:2] / sha256[2:4] / sha256, (old, old))
+        os.utime(settings.media_dir / "sha256" / sha256[:2] / sha256, (old, old))
     assert found(settings) == [f"I6 blob {spare} is unreferenced"]

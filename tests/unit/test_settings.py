@@ -113,6 +113,9 @@ def test_other_settings_in_the_ini_file_are_ignored(tmp_path: Path) -> None:
         ("host", "", "must be a host name or an IP address"),
         ("host", "*", "must be a host name or an IP address"),
         ("host", "http://localhost", "must be a host name or an IP address"),
+        ("database_url", "sqlite://", "must name a file"),
+        ("database_url", "sqlite:///", "must name a file"),
+        ("database_url", "sqlite+pysqlite:///:memory:?cache=shared", "must name a file"),
     ],
 )
 def test_an_invalid_setting_is_reported_with_its_value(
