@@ -56,6 +56,12 @@ QUERIES = {
     "I3 job {0} is RUNNING, but its attempt {1} is {2}": """
         SELECT jobs.id, attempts.id, attempts.status FROM attempts JOIN jobs ON attempts.job_id = jobs.id
         WHERE jobs.status = 'RUNNING' AND jobs.attempt = attempts.number AND attempts.status <> 'RUNNING'""",
+    "I3 job {0} is {1}, but moved to another status at last, as event {2} says": """
+        SELECT jobs.id, jobs.status, events.id FROM jobs
+        JOIN (SELECT subject_id, max(id) AS id FROM events WHERE kind = 'job' AND action = 'move'
+              GROUP BY subject_id) AS moves ON moves.subject_id = jobs.id
+        JOIN events ON events.id = moves.id
+        WHERE CAST(events.data AS TEXT) NOT LIKE '%"status":"' || jobs.status || '"%'""",
     "I4 job {0} is RUNNING without a valid lease": """
         SELECT id FROM jobs WHERE status = 'RUNNING' AND (lease_until IS NULL OR lease_until < :late)""",
     "I4 job {0} is PENDING, but all its parents have ended": """

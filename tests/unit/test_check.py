@@ -60,6 +60,9 @@ BREAKS = {
     "I3 job {0} is RUNNING, but its attempt {1} is {2}": [
         ("UPDATE attempts SET status = 'LOST' WHERE id = 3", (2, 3, "LOST")),
     ],
+    "I3 job {0} is {1}, but moved to another status at last, as event {2} says": [
+        ("UPDATE jobs SET status = 'CANCELLED' WHERE id = 3", (3, "CANCELLED", 8)),
+    ],
     "I4 job {0} is RUNNING without a valid lease": [
         ("UPDATE jobs SET lease_until = NULL WHERE id = 2", (2,)),
         ("UPDATE jobs SET lease_until = '2026-01-01 00:00:00.000000' WHERE id = 2", (2,)),
