@@ -1,10 +1,12 @@
-"""Why a job waits, in one sentence: an SQL expression, evaluated in the SELECT of the job."""
+"""Why jobs wait, in sentences: an SQL expression, evaluated in the SELECT of the jobs."""
 
 import sqlalchemy as sa
 
+from mlapi.database import Reader
 from mlapi.models.base import clock
 from mlapi.models.dispatch import RUNNING_JOBS, SERVED_NAME, Condition, fits, jobs, queues, serves
 from mlapi.models.jobs import Job, JobDependency, JobParent, Status
+from mlapi.models.queues import Queue
 from mlapi.models.workers import LIVES, NOBODY, Worker
 
 Text = sa.ColumnElement[str]
@@ -74,3 +76,14 @@ REASON = sa.case(
     else_=jobs.reason,
 )
 """The reason of a job, and why it waits; for a SELECT from jobs and their queues. An ended job costs nothing."""
+
+MOST = 20
+"""Maximum number of sentences on why the jobs of a run wait."""
+
+_REASONS = sa.select(_obstacle).select_from(sa.join(Job.__table__, Queue.__table__, jobs.queue_id == queues.id))
+
+
+def warnings(reader: Reader, condition: Condition) -> list[str]:
+    """Why queued jobs that satisfy a condition do not start, at most `MOST` sentences."""
+    found = _REASONS.where(condition, jobs.status == Status.QUEUED, _obstacle.is_not(None))
+    return [reason for (reason,) in reader.execute(found.distinct().order_by(sa.text("1")).limit(MOST))]

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import sqlalchemy as sa
 
-from mlapi.models import Grid, Pipeline, Run, User, runs
+from mlapi.models import Grid, Job, Pipeline, Run, User, runs, waits
 from mlapi.models.jobs import TERMINAL
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, OwnedItem
@@ -44,9 +44,13 @@ class GridProgress(TypedDict):
 
 
 class GridDocument(GridSummary):
-    """A grid: runs that were started together, one for each combination of values."""
+    """A grid: runs that were started together, one for each combination of values.
+
+    `warnings` say why queued jobs do not start, such as that no worker serves their queue.
+    """
 
     progress: GridProgress
+    warnings: list[str]
 
 
 class GridCancel(Part["GridItem"]):
@@ -113,7 +117,9 @@ class GridItem(OwnedItem[GridSummary, GridDocument]):
         statuses = runs.statuses_of_grid(self.request.reader, self.id)
         over = sum(count for status, count in statuses.items() if status in TERMINAL)
         progress: GridProgress = {"runs": sum(statuses.values()), "over": over, "statuses": statuses}
-        return {**self.describe(self.row, self.link), "progress": progress}
+        jobs = Job.run_id.in_(sa.select(Run.id).where(Run.grid_id == self.id))
+        warnings = waits.warnings(self.request.reader, jobs)
+        return {**self.describe(self.row, self.link), "progress": progress, "warnings": warnings}
 
 
 class Grids(Collection[GridItem]):

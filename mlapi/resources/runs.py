@@ -7,7 +7,7 @@ from typing import TypedDict, cast
 import sqlalchemy as sa
 
 from mlapi.database import Reader
-from mlapi.models import Pipeline, Run, RunFile, User, events, runs
+from mlapi.models import Job, Pipeline, Run, RunFile, User, events, runs, waits
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import TERMINAL
 from mlapi.resources.events import Events
@@ -43,11 +43,15 @@ class RunSummary(TypedDict):
 
 
 class RunDocument(RunSummary):
-    """A run. `changes` are what it changed of the tasks: for all jobs, and in `jobs` for single ones, by position."""
+    """A run. `changes` are what it changed of the tasks: for all jobs, and in `jobs` for single ones, by position.
+
+    `warnings` say why queued jobs do not start, such as that no worker serves their queue.
+    """
 
     files: list[Url]
     changes: JsonObject | None
     rerun_of: Url | None
+    warnings: list[str]
     events: Url
 
 
@@ -112,6 +116,7 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
             "files": files,
             "changes": changes_of(self.row, self.link),
             "rerun_of": rerun_of,
+            "warnings": waits.warnings(self.request.reader, Job.run_id == self.id),
             "events": f"{summary['url']}/events",
         }
 

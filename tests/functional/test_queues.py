@@ -357,6 +357,22 @@ class TestReasons:
         worker("cards", queues=["gpu"])
         assert reason(job) is None
 
+    def test_the_answer_to_a_run_warns_of_queues_and_resources_that_nobody_serves(self, ada, gpu, helloworld, worker):
+        worker("tests", queues=["default"], cpus=2, gpus=0)
+        of_gpu, [task] = pipeline_of(ada, {"function": helloworld, "queue": gpu["url"]})
+        file = ada.upload("a.txt", b"a", status=201).json["url"]
+        body = {"files": [file]}
+        run = ada("POST", of_gpu["runs"], body, status=201).json
+        assert run["warnings"] == ["No worker serves queue gpu."]
+        axis = {"tasks": [task["url"]], "option": "greeting", "values": ["a", "b"]}
+        assert ada("POST", of_gpu["runs"], {**body, "grid": [axis]}, status=201).json["warnings"] == run["warnings"]
+        pipeline, _ = pipeline_of(ada, *({"function": helloworld, "resources": {"gpus": count}} for count in (4, 0)))
+        assert ada("POST", pipeline["runs"], body, status=201).json["warnings"] == [
+            "No worker has the resources (gpus: 4)."
+        ]
+        pipeline, _ = pipeline_of(ada, {"function": helloworld, "resources": {"cpus": 2}})
+        assert ada("POST", pipeline["runs"], body, status=201).json["warnings"] == []
+
     def test_a_pending_job_names_the_first_that_it_waits_for(self, ada, helloworld, queued, reason, db, worker, claim):
         worker()
         [before] = queued()

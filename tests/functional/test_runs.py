@@ -60,6 +60,7 @@ class TestStart:
             "files": files[:2],
             "changes": None,
             "rerun_of": None,
+            "warnings": ["No scheduler is running."],
             "events": f"{run['url']}/events",
         }
         assert ada("GET", run["url"], status=200).json == run
