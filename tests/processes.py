@@ -241,10 +241,10 @@ class Http:
         url: str,
         json_body: Any = None,
         body: bytes = b"",
-        status: int = 200,
+        status: int | tuple[int, ...] = 200,
         **headers: str,
     ) -> Answer:
-        """Make a request to a URL, or to a path below the API's root, and expect a status."""
+        """Make a request to a URL, or to a path below the API's root, and expect a status, or one of several."""
         url = url if url.startswith(("http", "/")) else f"{API}/{url}"
         kind = "application/octet-stream" if json_body is None else "application/json"
         body = body if json_body is None else json.dumps(json_body).encode()
@@ -257,7 +257,8 @@ class Http:
             result = Answer(answer.status, answer.headers, answer.read())
         finally:
             connection.close()
-        assert result.status == status, (method, url, result.status, result.content[:2000])
+        expected = status if isinstance(status, tuple) else (status,)
+        assert result.status in expected, (method, url, result.status, result.content[:2000])
         return result
 
 

@@ -1,4 +1,4 @@
-"""A seeded random killer of servers, schedulers and runners: every job of every run finishes nevertheless."""
+"""Random kills of servers, schedulers and runners, and random changes: every job of every run finishes nevertheless."""
 
 import random
 import signal
@@ -9,36 +9,63 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Process, Service, process, wait_for
-from tests.support import API
+from tests.processes import Http, Process, Service, process, wait_for
+from tests.support import API, PASSWORD
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 KILLS_OF_A_JOB = 2
 """Runners of one job that are killed at most: `job_attempts` has its default, 3."""
 
 
+QUEUE = "narrow"
+"""A queue with a limit of one running job."""
+
+
 def start_diamonds(service: Service, note: Path, count: int) -> None:
-    """Start runs of four jobs: one, two after it, and one after both."""
+    """Start runs of four jobs: one in a queue with a limit, two after it, and one after both.
+
+    Half of the runs are a grid; each of the others depends on the one before.
+    """
     pipeline = service.api("POST", "users/ada/pipelines", {"name": "diamond", "enabled": True}, status=201).json
     function = {
         "function": f"{API}/modules/trouble/functions/nap",
         "arguments": {"note": str(note), "seconds": 0.1},
     }
 
-    def task(after: list[Any]) -> str:
-        body = {**function, "after": after}
+    def task(after: list[Any], **others: object) -> str:
+        body = {**function, "after": after, **others}
         return str(service.api("POST", pipeline["tasks"], body, status=201).json["url"])
 
-    first = task([])
+    first = task([], queue=f"{API}/queues/{QUEUE}")
     task([task([first]), task([first])])
-    for _ in range(count):
-        service.api("POST", pipeline["runs"], {"files": []}, status=201)
+    values = [0.1 + number / 1000 for number in range(count // 2)]
+    grid = [{"tasks": [first], "option": "seconds", "values": values}]
+    if values:
+        service.api("POST", pipeline["runs"], {"files": [], "grid": grid}, status=201)
+    before: list[str] = []
+    for _ in range(count - len(values)):
+        run = service.api("POST", pipeline["runs"], {"files": [], "depends_on": before}, status=201).json
+        before = [run["url"]]
 
 
-def unfinished(service: Service) -> int:
-    """The number of jobs that have not ended."""
-    query = "SELECT count(*) FROM jobs WHERE status NOT IN ('FINISHED', 'FAILED', 'CANCELLED')"
-    return int(service.rows(query)[0][0])
+def statuses(service: Service) -> dict[str, int]:
+    """The number of jobs in each status."""
+    query = "SELECT status, count(*) FROM jobs WHERE CAST(arguments AS TEXT) LIKE '%diamond%' GROUP BY status"
+    return dict(map(tuple, service.rows(query)))
+
+
+def steer_something(service: Service, chance: random.Random, *, cancels: bool) -> None:
+    """Lock or unlock the queue, cancel a job or a run, or retry what was cancelled."""
+    action = chance.choice(["lock", "unlock", "retry", *(["cancel"] if cancels else ["unlock", "retry"])])
+    if action in ("lock", "unlock"):
+        service.admin(f"{action}queue", QUEUE)
+        return
+    wanted = "= 'CANCELLED'" if action == "retry" else "NOT IN ('FINISHED', 'FAILED', 'CANCELLED')"
+    rows = service.rows(f"SELECT id, run_id FROM jobs WHERE status {wanted} ORDER BY id")
+    if rows:
+        job, run = chance.choice(rows) if cancels else rows[0]
+        resource = chance.choice([f"jobs/{job}", f"runs/{run}"])
+        service.api("POST", f"{resource}/{action}", status=(200, 409))  # It can have ended, or be retried, since.
 
 
 def runners(service: Service) -> list[Process]:
@@ -71,18 +98,20 @@ def no_folder_left(service: Service) -> bool:
 
 
 def survive(service: Service, note: Path, runs: int, seed: int, seconds: float) -> None:
-    """Run diamonds under random kills; everything finishes, and nothing is left."""
+    """Run diamonds under random kills and changes; everything finishes, and nothing is left."""
     chance = random.Random(seed)
+    password = service.folder / "password"
+    service.admin("createuser", "root", "--role", "admin", "--password-file", str(password), check=False)
+    token = service.api("POST", "auth/token", {"name": "root", "password": PASSWORD}).json["access_token"]
+    Http(service.port, token)("POST", "queues", {"name": QUEUE, "limit": 1}, status=(201, 409))
     start_diamonds(service, note, runs)
-    end = time.monotonic() + seconds
-    while left := unfinished(service):
-        assert time.monotonic() < end, f"{left} jobs have not ended, seed {seed}"
+    begin = time.monotonic()
+    while (found := statuses(service)) != {"FINISHED": 4 * runs}:
+        passed = time.monotonic() - begin
+        assert passed < seconds, f"{found}, seed {seed}"
         time.sleep(chance.uniform(0.2, 1.2))
         kill_something(service, chance)
-    counts = service.rows(
-        "SELECT status, count(*) FROM jobs WHERE CAST(arguments AS TEXT) LIKE '%diamond%' GROUP BY status"
-    )
-    assert dict(map(tuple, counts)) == {"FINISHED": 4 * runs}, f"seed {seed}"
+        steer_something(service, chance, cancels=passed < seconds / 8)
     wait_for(lambda: no_folder_left(service), "the folders of attempts to be removed", 60)
     functions = {process(int(line)) for line in note.read_text().split()}
     wait_for(lambda: not any(each.lives for each in functions), "the functions to end", 20)
