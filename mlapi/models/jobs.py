@@ -176,7 +176,7 @@ def record_moves(db: Session, to: Status, jobs: Iterable[tuple[int, int, int, st
         (job_id, run_id, {"status": to, "attempt": attempt, "reason": reason})
         for job_id, run_id, attempt, reason in sorted(jobs, key=lambda job: job[0])
     ]
-    record_each(db, "moved", "job", subjects)
+    record_each(db, "move", "job", subjects)
 
 
 def add_inputs(db: Session, job_ids: Sequence[int], files: Sequence[tuple[int, str]]) -> None:

@@ -65,7 +65,7 @@ def create_outputs(db: Session, job: Job, attempt_id: int, outputs: Sequence[Out
     if rows:
         files = db.scalars(sa.insert(File).returning(File.id, sort_by_parameter_order=True), rows)
         add_outputs(db, job.id, files.all())
-        record(db, "outputs", "job", job.id, job.run_id, files=len(rows))
+        record(db, "output", "job", job.id, job.run_id, files=len(rows))
 
 
 def add_outputs(db: Session, job_id: int, file_ids: Sequence[int]) -> None:

@@ -80,7 +80,8 @@ def change(db: Session, queue_id: int, changes: QueueChanges) -> None:
         setattr(queue, name, value)
     db.flush()
     wake_schedulers(db)
-    record(db, "change", "queue", queue_id, name=queue.name, changes=dict(changes))
+    changed = {name.removeprefix("job_"): value for name, value in changes.items()}
+    record(db, "change", "queue", queue_id, name=queue.name, changes=changed)
 
 
 def set_lock(db: Session, queue_id: int, *, locked: bool) -> None:

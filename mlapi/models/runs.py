@@ -236,7 +236,7 @@ def create(
         copied = copied.where(RunFile.run_id == created[0].id)
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
     first = _create_jobs(db, created, [plans for _, plans in runs], graph, files, wait=before.wait)
-    record_all(db, "created", "run", ((run.id, run.id) for run in created), jobs=len(graph))
+    record_all(db, "create", "run", ((run.id, run.id) for run in created), jobs=len(graph))
     begin(db, first, before.job_ids, wait=before.wait)
     return created
 

@@ -38,13 +38,13 @@ def test_a_run_lists_all_its_changes_and_who_made_them(ada, app, wsgi, started):
     found = of(ada, run)
     first, second = runner.claim.job_id, int(url.rpartition("/")[2])
     assert told(found) == [
-        ("user:ada", "created", None),
-        ("service", "moved", "RUNNING"),
-        (f"attempt:{runner.claim.attempt_id}", "outputs", None),
-        (f"attempt:{runner.claim.attempt_id}", "moved", "FINISHED"),
-        (f"attempt:{runner.claim.attempt_id}", "moved", "QUEUED"),
+        ("user:ada", "create", None),
+        ("service", "move", "RUNNING"),
+        (f"attempt:{runner.claim.attempt_id}", "output", None),
+        (f"attempt:{runner.claim.attempt_id}", "move", "FINISHED"),
+        (f"attempt:{runner.claim.attempt_id}", "move", "QUEUED"),
         ("user:ada", "cancel", None),
-        ("user:ada", "moved", "CANCELLED"),
+        ("user:ada", "move", "CANCELLED"),
     ]
     assert [each["subject"].rpartition("/")[2] for each in found] == [
         str(each) for each in (run["id"], first, first, first, second, second, second)
@@ -66,7 +66,7 @@ def test_events_are_read_on_from_a_number(ada, app, wsgi, started):
     page = ada("GET", f"{run['events']}?limit=1").json
     assert page["items"] == everything[:1]
     assert ada("GET", page["next"]).json == {"items": everything[1:], "next": None}
-    assert told(of(ada, other)) == [("user:ada", "created", None)]
+    assert told(of(ada, other)) == [("user:ada", "create", None)]
     for query in ("after=-1", "after=x", "limit=0", "limit=201"):
         is_problem(ada("GET", f"{run['events']}?{query}"), 422, query.partition("=")[0])
 
@@ -106,7 +106,7 @@ def test_a_cancellation_that_is_refused_leaves_no_event(ada, started):
     run = started()
     ada("POST", f"{run['url']}/cancel", status=200)
     found = of(ada, run)
-    assert told(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "moved", "CANCELLED")]
+    assert told(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "move", "CANCELLED")]
     ada("POST", f"{run['url']}/cancel", status=409)
     assert of(ada, run) == found
 
@@ -122,9 +122,9 @@ def test_a_retry_names_the_user_and_the_jobs_that_wait_again(ada, app, wsgi, sta
     assert {each["actor"] for each in found} == {"user:ada"}
     assert [(each["action"], each["data"].get("status"), each["subject"].rpartition("/")[2]) for each in found] == [
         ("retry", None, str(run["id"])),
-        ("moved", "PENDING", str(first)),
-        ("moved", "PENDING", str(second)),
-        ("moved", "QUEUED", str(first)),
+        ("move", "PENDING", str(first)),
+        ("move", "PENDING", str(second)),
+        ("move", "QUEUED", str(first)),
     ]
     [runner] = claimed(app, wsgi)
     runner.report("FAILED")
@@ -139,10 +139,10 @@ def test_a_job_that_waits_for_another_run_is_queued_by_the_attempt_that_ended_it
     file = ada.upload("a.txt", b"Ada", status=201).json["url"]
     older = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
     newer = ada("POST", pipeline["runs"], {"files": [file], "depends_on": [older["url"]]}, status=201).json
-    assert told(of(ada, newer)) == [("user:ada", "created", None)]
+    assert told(of(ada, newer)) == [("user:ada", "create", None)]
     [runner] = claimed(app, wsgi)
     runner.finish()
-    assert told(of(ada, newer))[1:] == [(f"attempt:{runner.claim.attempt_id}", "moved", "QUEUED")]
+    assert told(of(ada, newer))[1:] == [(f"attempt:{runner.claim.attempt_id}", "move", "QUEUED")]
 
 
 def test_a_job_that_is_answered_by_an_earlier_one_is_finished_without_an_attempt(ada, app, wsgi, helloworld):
@@ -153,7 +153,7 @@ def test_a_job_that_is_answered_by_an_earlier_one_is_finished_without_an_attempt
     runner.finish("made.txt", metrics={"loss": 0.5})
     again = ada("POST", pipeline["runs"], body, status=201).json
     found = of(ada, again)
-    assert told(found) == [("user:ada", "created", None), ("user:ada", "moved", "FINISHED")]
+    assert told(found) == [("user:ada", "create", None), ("user:ada", "move", "FINISHED")]
     assert found[1]["data"] == {"status": "FINISHED", "attempt": 0, "reason": None}
     [job] = ada("GET", again["jobs"]).json["items"]
     job = ada("GET", job["url"]).json
@@ -173,9 +173,23 @@ def test_every_run_of_a_grid_has_its_events(ada, helloworld, app, wsgi):
     ada("POST", f"{grid['url']}/cancel", status=200)
     runs = ada("GET", grid["runs"], status=200).json["items"]
     events_of = {run["id"]: of(ada, ada("GET", run["url"]).json) for run in runs}
-    cancelled = [("user:ada", "created", None), ("user:ada", "cancel", None), ("user:ada", "moved", "CANCELLED")]
+    cancelled = [("user:ada", "create", None), ("user:ada", "cancel", None), ("user:ada", "move", "CANCELLED")]
     assert sorted(len(found) for found in events_of.values()) == [3, 3, 3]
     assert [told(found) for found in events_of.values()].count(cancelled) == 2
     assert {each["data"]["grid"] for found in events_of.values() for each in found if each["action"] == "cancel"} == {
         grid["id"]
     }
+
+
+def test_a_queue_lists_who_changed_and_locked_it(root, ada):
+    queue = root("POST", "queues", {"name": "gpu"}, status=201).json
+    root("PATCH", queue["url"], {"limit": 2}, status=200)
+    root("PUT", f"{queue['url']}/lock", status=200)
+    root("PUT", f"{queue['url']}/lock", status=200)
+    root("DELETE", f"{queue['url']}/lock", status=200)
+    found = of(ada, queue)
+    assert [(event["actor"], event["action"], event["kind"], event["subject"]) for event in found] == [
+        ("user:root", action, "queue", queue["url"]) for action in ("create", "change", "lock", "unlock")
+    ]
+    assert found[1]["data"] == {"name": "gpu", "changes": {"limit": 2}}
+    assert of(ada, queue, f"?after={found[2]['number']}") == found[3:]

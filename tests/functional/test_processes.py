@@ -86,10 +86,10 @@ def test_a_running_job_is_watched_by_its_metrics_and_its_run_by_events(service: 
     assert service.text(attempt["log"]) == "begins\n"
     events = service.api("GET", f"{run['url']}/events").json["items"]
     assert [(event["actor"].partition(":")[0], event["action"], event["data"].get("status")) for event in events] == [
-        ("user", "created", None),
-        ("worker", "moved", "RUNNING"),
+        ("user", "create", None),
+        ("worker", "move", "RUNNING"),
         ("user", "cancel", None),
-        ("attempt", "moved", "CANCELLED"),
+        ("attempt", "move", "CANCELLED"),
     ]
 
 
