@@ -80,7 +80,7 @@ class _Batch(NamedTuple):
 
     def check_users(self, db: Session, others: sa.ColumnElement[bool]) -> None:
         """Raise `Conflict` if one of the runs that satisfy `others` uses an output or reuses a job."""
-        users = sa.union(
+        users = sa.union_all(
             sa.select(Job.run_id).where(among(Job.reused_from_id, self.jobs)),
             sa.select(RunFile.run_id).where(among(RunFile.file_id, self.outputs)),
             *(

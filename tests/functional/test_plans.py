@@ -31,7 +31,17 @@ STEPS = 40
 ALL = re.compile(r"WHERE 1 = 1 ORDER BY (\w+).id DESC\n LIMIT")
 """The SELECT of the newest rows of a table by its primary key, which SQLite calls a scan."""
 
-KEYS = {"user": "ada", "pipeline": 1, "grid": 5, "run": 5, "job": 21, "attempt": 1, "module": "m1", "version": "d1"}
+KEYS = {
+    "user": "ada",
+    "pipeline": 1,
+    "grid": 5,
+    "run": 5,
+    "job": 21,
+    "queue": "default",
+    "attempt": 1,
+    "module": "m1",
+    "version": "d1",
+}
 VALUES = {
     "owner": "ada",
     "status": "FAILED",

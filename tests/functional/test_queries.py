@@ -32,9 +32,13 @@ def lists(wsgi):
 
 @pytest.fixture
 def queries(wsgi):
-    """Method, URL template and query schema of all services with query parameters."""
-    found = [each for each in services(wsgi, "GET", "POST", "PUT", "PATCH", "DELETE") if each[2] and each[2].query]
-    return [(method, path, schema.query) for method, path, schema in found]
+    """Method, URL template and query schema of all services with query parameters and without a JSON body."""
+    found = services(wsgi, "GET", "POST", "PUT", "PATCH", "DELETE")
+    return [
+        (method, path, schema.query)
+        for method, path, schema in found
+        if schema is not None and schema.query and schema.body is None
+    ]
 
 
 def test_all_lists_have_the_same_shape(world, lists):
@@ -46,6 +50,9 @@ def test_all_lists_have_the_same_shape(world, lists):
         for item in answer["items"]:
             if path.endswith("{attempt}/inputs"):
                 continue  # The URL of an input is that of its content, which only the runner may read.
+            if path.endswith("/events"):
+                world.root("GET", item["subject"], status=200)
+                continue
             assert world.root("GET", item["url"]).json.items() >= item.items()
 
 

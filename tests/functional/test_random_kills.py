@@ -17,6 +17,9 @@ KILLS_OF_A_JOB = 2
 """Runners of one job that are killed at most: `job_attempts` has its default, 3."""
 
 
+DIAMONDS = "CAST(arguments AS TEXT) LIKE '%diamond%'"
+"""The condition for jobs of these tests."""
+
 QUEUE = "narrow"
 """A queue with a limit of one running job."""
 
@@ -50,8 +53,7 @@ def start_diamonds(service: Service, note: Path, count: int) -> None:
 
 def statuses(service: Service) -> dict[str, int]:
     """The number of jobs in each status."""
-    query = "SELECT status, count(*) FROM jobs WHERE CAST(arguments AS TEXT) LIKE '%diamond%' GROUP BY status"
-    return dict(map(tuple, service.rows(query)))
+    return dict(map(tuple, service.rows(f"SELECT status, count(*) FROM jobs WHERE {DIAMONDS} GROUP BY status")))
 
 
 def steer_something(service: Service, chance: random.Random, *, cancels: bool) -> None:
@@ -61,10 +63,10 @@ def steer_something(service: Service, chance: random.Random, *, cancels: bool) -
         service.admin(f"{action}queue", QUEUE)
         return
     wanted = "= 'CANCELLED'" if action == "retry" else "NOT IN ('FINISHED', 'FAILED', 'CANCELLED')"
-    rows = service.rows(f"SELECT id, run_id FROM jobs WHERE status {wanted} ORDER BY id")
+    rows = service.rows(f"SELECT id, run_id, pipeline_id FROM jobs WHERE {DIAMONDS} AND status {wanted} ORDER BY id")
     if rows:
-        job, run = chance.choice(rows) if cancels else rows[0]
-        resource = chance.choice([f"jobs/{job}", f"runs/{run}"])
+        job, run, pipeline = chance.choice(rows) if cancels else rows[0]
+        resource = f"users/ada/pipelines/{pipeline}/runs/{run}{chance.choice(['', f'/jobs/{job}'])}"
         service.api("POST", f"{resource}/{action}", status=(200, 409))  # It can have ended, or be retried, since.
 
 

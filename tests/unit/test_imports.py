@@ -32,6 +32,7 @@ RUNNER = {
     "mlapi.execution.outputs",
     "mlapi.execution.process",
     "mlapi.execution.runner",
+    "mlapi.execution.series",
     "mlapi.execution.watch",
     "mlapi.execution.workspace",
     "mlapi.file_names",
