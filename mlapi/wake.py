@@ -77,5 +77,5 @@ class Bell:
         """Delete the socket."""
         with contextlib.suppress(OSError):
             self._path.unlink()
-        for each in (self._socket, self._own, self._owner):
-            each.close()
+        for own in (self._socket, self._own, self._owner):
+            own.close()

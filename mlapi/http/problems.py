@@ -165,7 +165,7 @@ def _of_invalid(error: domain.Invalid, _request: Request) -> Problem:
 
 
 def _of_invalid_request(error: InvalidRequest, _request: Request) -> Problem:
-    located = (each for location, errors in error.errors.items() for each in _located(location, errors))
+    located = (line for location, errors in error.errors.items() for line in _located(location, errors))
     return Problem(422, str(error), tuple(located))
 
 

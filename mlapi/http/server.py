@@ -87,8 +87,8 @@ def serve(app: Router, global_conf: dict[str, str], **options: str) -> None:
 
     def leave() -> float:
         seconds = 0.0 if shared else close_door(sockets)
-        for each in sockets:
-            each.close()  # The servers have their own descriptors.
+        for listening in sockets:
+            listening.close()  # The servers have their own descriptors.
         return seconds
 
     lifeline = Family(processes, command, leave).run()
@@ -152,8 +152,8 @@ def ignore_new(listening: socket.socket) -> None:
 
 def close_door(sockets: list[socket.socket]) -> float:
     """Have new connections dropped; returns the seconds for which others are still established."""
-    for each in sockets:
-        ignore_new(each)
+    for listening in sockets:
+        ignore_new(listening)
     return HANDSHAKES
 
 
@@ -172,7 +172,7 @@ class Server:
         limits = LIMITS | {"threads": str(settings.threads)}
         self._shared = shared
         self._waitress = create_server(app, self._map, sockets=sockets, **(limits | options))
-        self._listeners = [each for each in self._map.values() if isinstance(each, BaseWSGIServer)]
+        self._listeners = [item for item in self._map.values() if isinstance(item, BaseWSGIServer)]
         for listener in self._listeners:
             listener.channel_class = functools.partial(Channel, self)
         self._waitress.print_listen("Serving on http://{}:{}")
@@ -220,7 +220,7 @@ class Server:
             wasyncore.dispatcher.close(listener)  # Only its socket: the threads still use its trigger.
 
     def _channels(self) -> list[Channel]:
-        return [each for each in self._map.values() if isinstance(each, Channel)]
+        return [item for item in self._map.values() if isinstance(item, Channel)]
 
 
 def scheduler_command(ini: str) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class Object(colander.Mapping):
         error = None
         result = None
         try:
-            kept = {key: each for key, each in value.items() if key in known}
+            kept = {key: item for key, item in value.items() if key in known}
             result = super()._impl(node, kept, callback, default_or_missing)
         except colander.Invalid as invalid:
             error = invalid
