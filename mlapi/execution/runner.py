@@ -167,7 +167,7 @@ class Run:
         if points := attempt.get("points_limit", 0):
             client, names = self._connect(self._bounds), attempt.get("names_limit", points)
             self._watchdog.watch(client)
-            self._series = Series(client, log, workspace.output, points, names)
+            self._series = Series(client, self._bounds, log, workspace.output, points, names)
             self._series.start()
         return log
 
