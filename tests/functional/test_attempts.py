@@ -62,6 +62,7 @@ def test_every_attempt_of_a_job_is_shown(runner, job, ada, bob, app, wsgi):
         "ended": first["ended"],
         "exit_code": None,
         "usage": {"peak_memory": None, "cpu_seconds": None, "wall_seconds": None},
+        "metrics": f"{first['url']}/metrics",
         "log": f"{first['url']}/log",
         "log_size": 5,
     }
