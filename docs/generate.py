@@ -94,7 +94,7 @@ A task has these fields, and a run can change them. Null leaves them to the queu
 | `inputs` | patterns of file names: a list for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
 parent tasks, such as `{{"…/tasks/7": ["model.*"]}}`; a parent that is not named gives all its files, one with `[]` \
 none |
-| `retry_on` | list of exit codes, `"worker_lost"` and `"timeout"` |
+| `retry_on` | list of exit codes from 1 to 255, `"worker_lost"` and `"timeout"`; a signal is 128 and its number |
 | `reuse` | whether an equal job that has finished answers |
 
 `queue`, `priority` and `reuse` in the body of a run apply to all its jobs. `tasks` changes single tasks, and has

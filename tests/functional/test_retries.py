@@ -96,6 +96,7 @@ class TestTransientFailures:
             ([75], {"exit_code": 1}),
             ([75], {}),
             ([75], {"failure": "timeout"}),
+            ([137], {"failure": "timeout", "exit_code": 137}),
             (["timeout", "worker_lost"], {"exit_code": 75}),
         ],
     )

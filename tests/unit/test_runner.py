@@ -439,7 +439,7 @@ def test_a_function_that_ignores_its_time_limit_is_killed(server, start):
     assert not alive(pid)
     assert report["status"] == "FAILED"
     assert report["reason"] == "The function was stopped after its time limit of 0.5 s. The log ends with:\nno"
-    assert (report["failure"], report["exit_code"]) == ("timeout", -signal.SIGKILL)
+    assert (report["failure"], report["exit_code"]) == ("timeout", 128 + signal.SIGKILL)
     # It was asked before it was killed.
     assert server.log == b"no\n"
 
@@ -745,7 +745,7 @@ def test_the_report_of_an_attempt_without_a_process_has_neither_usage_nor_an_exi
 
 
 @pytest.mark.parametrize(
-    ("main", "exit_code"), [("finish()", 0), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", -9), ("pass", 0)]
+    ("main", "exit_code"), [("finish()", 0), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 137), ("pass", 0)]
 )
 def test_the_report_has_the_exit_code_of_the_function(main, exit_code, start):
     assert start(main).report()["exit_code"] == exit_code
@@ -950,7 +950,7 @@ def test_a_stopped_runner_hands_its_job_back(server, start):
     report = runner.report()
     assert not alive(pid)
     assert report.pop("usage")["wall_seconds"] > 0
-    assert report.pop("exit_code") == -signal.SIGTERM
+    assert report.pop("exit_code") == 128 + signal.SIGTERM
     assert report == {"status": "RETURNED", "reason": "The runner was told to stop.", "fault": None}
     assert server.log == b"begun\n"
 
