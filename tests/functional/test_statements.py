@@ -105,6 +105,7 @@ def grow(db, world):
     copies(db, Attempt, keys["attempt"], number=lambda n: n)
     events = dict(db.execute(sa.select(Event.kind, sa.func.max(Event.id)).group_by(Event.kind)).all())
     copies(db, Event, events["job"])
+    copies(db, Event, events["queue"])
     copies(db, Function, function, name=lambda n: f"function{n}")
     modules = copies(db, Module, module, name=lambda n: f"module{n}")
     copies(db, ModuleVersion, version, module_id=lambda n: modules[n - 2], number=lambda n: 1)
