@@ -42,8 +42,8 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## benchmark against a bare Pyramid view, in one run; GROWTH=1 measures lists of a million rows instead
-	$(BIN)/python -m benchmarks $(if $(GROWTH),growth)
+bench: $(READY) ## benchmark against a bare Pyramid view, in one run; GROWTH=1 or CLAIMS=1 measures lists or claims with a million rows instead
+	$(BIN)/python -m benchmarks $(if $(GROWTH),growth) $(if $(CLAIMS),claims)
 
 docs: $(READY) ## generate docs/settings.md and docs/api.md
 	$(BIN)/python docs/generate.py

@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[float], list[Row]]] = {
     "polling": rates.polling,
     "start": jobs.start,
     "life": jobs.life,
+    "cancel": jobs.cancel,
     "jobs": jobs.rate,
     "reuse": jobs.reuse,
     "files": transfers.files,

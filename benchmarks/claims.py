@@ -44,7 +44,7 @@ def claims(_seconds: float) -> list[Row]:
             server = running.enter_context(postgresql(folder)) if kind == "PostgreSQL" else ""
             small, large = (running.enter_context(filled(server, *size)) for size in SIZES)
             for what, measure in ((f"a claim of {SLOTS} jobs", _claim), ("a look at the queues", _look)):
-                times = [measure(each) for each in REPEATS * (large, small)]
+                times = [measure(filling) for filling in REPEATS * (large, small)]
                 many, few = median(times[10::2]), median(times[11::2])
                 shown = (f"{seconds * 1000:.1f} ms" for seconds in (many, few))
                 met = "yes" if many <= GOAL * few else "no"

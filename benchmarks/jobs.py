@@ -5,6 +5,7 @@ The client polls every few milliseconds. The times in the job itself are reporte
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,13 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.client import Connection, path_of
-from benchmarks.service import FUNCTION, HOME, Service, temporary_folder
-from benchmarks.table import Row, at_least_per_second, at_most, on_top, shown
+import sqlalchemy as sa
 
-STARTS, LIVES = 50, 25
-BATCH, BATCHES = 40, 3
+from benchmarks.client import Connection, path_of
+from benchmarks.service import FUNCTION, HOME, WAITING, Service, temporary_folder
+from benchmarks.table import Row, at_least, at_least_per_second, at_most, on_top, shown
+from mlapi.database import Database
+from mlapi.models import attempts, workers
+
+STARTS, LIVES, CANCELS = 50, 25, 20
+BATCH, BATCHES = 100, 10
 """Number of jobs of a run whose rate is measured, and number of such runs."""
+
+SLOTS = 2
+"""Number of jobs at once, as in development.ini."""
+
+BARE = 40
+"""Number of starts of an interpreter after each of these runs."""
 
 WARM_UP = 3
 """Number of runs before the first measurement."""
@@ -62,16 +73,97 @@ def life(_seconds: float) -> list[Row]:
 
 
 def rate(_seconds: float) -> list[Row]:
-    """Measure the rate of jobs that do nothing, with two slots, against starts of their interpreter, two at a time."""
+    """Measure the rate of 1,000 jobs that do nothing, against starts of their interpreter and against bare claims."""
     with temporary_folder() as folder:
         service = Service(folder, scheduler=True)
         with service.serve(), service.log_in() as api:
-            pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "batch", "enabled": True})
-            for _ in range(BATCH):
-                api.call("POST", path_of(pipeline["tasks"]), {"function": FUNCTION, "after": []})
-            _batch(api, path_of(pipeline["runs"]))
-            rounds = [(_batch(api, path_of(pipeline["runs"])), _bare_rate()) for _ in range(BATCHES)]
-    return [at_least_per_second("Jobs that do nothing, 2 slots", rounds, 20.0)]
+            runs = _many(api)
+            _batch(api, runs)
+            measured = [(_batch(api, runs), _bare_rate(), _capacity()) for _ in range(BATCHES)]
+        claimed = _claimed(service)
+    return [
+        at_least_per_second(
+            f"Jobs that do nothing, {SLOTS} slots", [(jobs, starts) for jobs, starts, _ in measured], 20.0
+        ),
+        at_least("  against min(slots, cores) / start", [(jobs, most) for jobs, _, most in measured], 0.4),
+        Row("  claimed once per attempt", f"{claimed} jobs"),
+        Row("  claims alone", f"{_claim_rate():.0f}/s"),
+    ]
+
+
+def cancel(_seconds: float) -> list[Row]:
+    """Measure the time from the cancellation of a running job until it is seen CANCELLED."""
+    with temporary_folder() as folder:
+        service = Service(folder, scheduler=True)
+        with service.serve(), service.log_in() as api:
+            pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "waiting", "enabled": True})
+            api.call("POST", path_of(pipeline["tasks"]), {"function": WAITING})
+            times = [_cancelled(api, path_of(pipeline["runs"])) for _ in range(CANCELS)]
+    return [at_most("POST the cancellation of a running job, until it is CANCELLED", times, 2.0)]
+
+
+def _many(api: Connection) -> str:
+    """Create a pipeline of tasks that do nothing at the same time; returns the path of its runs."""
+    pipeline = api.call("POST", f"{HOME}/pipelines", {"name": "batch", "enabled": True})
+    for _ in range(BATCH):
+        api.call("POST", path_of(pipeline["tasks"]), {"function": FUNCTION, "after": []})
+    return path_of(pipeline["runs"])
+
+
+def _claimed(service: Service) -> int:
+    """The number of jobs, each of whose attempts was claimed once; raises `RuntimeError` if one was not."""
+    database = Database(service.database_url)
+    moves = "SELECT subject_id, data FROM events WHERE kind = 'job' AND action = 'move'"
+    with database.reading() as db:
+        data = [(job, json.loads(move)) for job, move in db.execute(sa.text(moves))]
+        made = db.execute(sa.text("SELECT job_id, number FROM attempts ORDER BY job_id, number")).all()
+        unfinished = db.scalar(sa.text("SELECT count(*) FROM jobs WHERE status <> 'FINISHED'"))
+    database.engine.dispose()
+    claims = sorted((job, move["attempt"]) for job, move in data if move["status"] == "RUNNING")
+    if unfinished or claims != [tuple(row) for row in made]:
+        raise RuntimeError(f"{len(claims)} claims of {len(made)} attempts; {unfinished} jobs are not FINISHED.")
+    return len({job for job, _ in claims})
+
+
+def _claim_rate() -> float:
+    """Claim as many jobs as one scheduler claims at once, again and again, without running them; returns jobs/s."""
+    with temporary_folder() as folder:
+        service = Service(folder)
+        with service.serve(), service.log_in() as api:
+            runs = _many(api)
+            for _ in range(BATCHES):
+                api.call("POST", runs, {"files": []})
+        database = Database(service.database_url)
+        with database.writing.begin() as db:
+            workers.beat(db, "bench", "here", "1", workers.Offer(["*"], SLOTS, SLOTS, 2**33, 0))
+        begun, count = time.perf_counter(), 0
+        while True:
+            with database.writing.begin() as db:
+                claims = attempts.claim(db, "bench", SLOTS, 60)
+            if not claims:
+                break
+            count += len(claims)
+        seconds = time.perf_counter() - begun
+        database.engine.dispose()
+    if count != BATCH * BATCHES:
+        raise RuntimeError(f"{count} jobs were claimed.")
+    return count / seconds
+
+
+def _cancelled(api: Connection, runs: str) -> float:
+    """Cancel a job that runs; returns the seconds until it is seen CANCELLED."""
+    run = api.call("POST", runs, {"files": []})
+    look = api.request("GET", f"{path_of(run['jobs'])}?limit=1")
+    while (job := json.loads(api.send(look))["items"][0])["status"] != "RUNNING":
+        time.sleep(LOOK)
+    time.sleep(REST)  # Until the function runs as well.
+    begun = time.perf_counter()
+    api.call("POST", f"{path_of(job['url'])}/cancel")
+    while (job := json.loads(api.send(look))["items"][0])["status"] == "RUNNING":
+        time.sleep(LOOK)
+    if job["status"] != "CANCELLED":
+        raise RuntimeError(f"The job is {job['status']}: {job['reason']}")
+    return time.perf_counter() - begun
 
 
 def reuse(_seconds: float) -> list[Row]:
@@ -111,11 +203,16 @@ def _batch(api: Connection, runs: str) -> float:
 
 
 def _bare_rate() -> float:
-    """Start interpreters, two at a time; returns the starts per second."""
-    with ThreadPoolExecutor(2) as pool:
+    """Start interpreters, as many at a time as there are slots; returns the starts per second."""
+    with ThreadPoolExecutor(SLOTS) as pool:
         begun = time.perf_counter()
-        list(pool.map(lambda _: _bare_start(), range(BATCH)))
-        return BATCH / (time.perf_counter() - begun)
+        list(pool.map(lambda _: _bare_start(), range(BARE)))
+        return BARE / (time.perf_counter() - begun)
+
+
+def _capacity() -> float:
+    """The jobs per second if each took as long as the start of an interpreter alone, on every slot with a core."""
+    return min(SLOTS, os.cpu_count() or 1) / median(_bare_start() for _ in range(BARE // 4))
 
 
 def _measure(times: int) -> list[tuple[Life, float]]:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 USER = "ada"
 HOME = f"/api/v1/users/{USER}"
-FUNCTION = "/api/v1/modules/nothing/functions/nothing"
+MODULES = ("nothing", "waiting")
+FUNCTION, WAITING = (f"/api/v1/modules/{name}/functions/{name}" for name in MODULES)
 
 CHEAP = {"MLAPI_PASSWORD_MEMORY": "64", "MLAPI_PASSWORD_ROUNDS": "1"}
 """Settings for a cheap password hash, used only to create the user."""
@@ -39,12 +40,13 @@ class NotStarted(Exception):
 
 
 class Service:
-    """mlapi with the settings of development.ini, a new SQLite database, a user and a module."""
+    """mlapi with the settings of development.ini, a new SQLite database, a user and modules."""
 
     def __init__(self, folder: Path, scheduler: bool = False, database_url: str = "") -> None:
         self.port = free_port()
         self._log = folder / "service.log"
         self._ini = folder / "benchmark.ini"
+        self.database_url = database_url or f"sqlite:///{folder}/data/mlapi.db"
         self._environ = {key: each for key, each in os.environ.items() if not key.startswith("MLAPI_")}
         self._environ["TMPDIR"] = str(folder)  # Where waitress puts bodies that are too large for memory.
         self._password = secrets.token_urlsafe(18)
@@ -73,13 +75,13 @@ class Service:
             ini.write(file)
 
     def _prepare(self, folder: Path) -> None:
-        """Create the database, the user and the module, as an operator does."""
+        """Create the database, the user and the modules, as an operator does."""
         password = folder / "password"
         password.write_text(self._password)
         self._run("alembic", "-c", self._ini, "upgrade", "head")
         self._run("mlapi-admin", "-c", self._ini, "createuser", USER, "--password-file", password)
-        module = Path(__file__).parent / "nothing"
-        self._run("mlapi-admin", "-c", self._ini, "createmodule", module.name, module)
+        for name in MODULES:
+            self._run("mlapi-admin", "-c", self._ini, "createmodule", name, Path(__file__).parent / name)
 
     def token(self, name: str) -> str:
         """An access token of a user."""

@@ -94,7 +94,7 @@ A task has these fields, and a run can change them. Null leaves them to the queu
 | `inputs` | patterns of file names: a list for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
 parent tasks, such as `{{"…/tasks/7": ["model.*"]}}`; a parent that is not named gives all its files, one with `[]` \
 none |
-| `retry_on` | list of exit codes, `"worker_lost"` and `"timeout"` |
+| `retry_on` | list of exit codes from 1 to 255, `"worker_lost"` and `"timeout"`; a signal is 128 and its number |
 | `reuse` | whether an equal job that has finished answers |
 
 `queue`, `priority` and `reuse` in the body of a run apply to all its jobs. `tasks` changes single tasks, and has
@@ -104,8 +104,27 @@ with those of the task; other fields replace them. The `changes` of the run show
 `grid` starts a run for each combination of values, at most 1,000, and the response is the grid:
 `[{{"tasks": [URL], "option": "epsilon", "values": [0.1, 0.2]}}]`. All tasks of an axis have the same value in a run.
 
+`depends_on` is a list of URLs of jobs and runs of the same owner. The first jobs of the run wait until all of them are
+FINISHED, and are CANCELLED, with the reason, if one of them fails or is cancelled; the run of a failed or cancelled job
+is refused (409). Later, `depends_on` of a job shows the jobs for which it waited.
+
+`warnings` of a run are the reasons for which its queued jobs do not start, at most 20: no scheduler is running, no
+worker serves their queue or has their resources, or the limit of the queue is reached. They are no errors: the jobs
+wait.
+
 The files of a job are checked when it is queued. If its function does not accept their types or their number, the job
 is FAILED with the reason before it runs; for the first tasks, the run is not started (422).
+
+**Retries.** `POST …/jobs/{{job}}/retry` makes a FAILED or CANCELLED job PENDING again, with a new count of failures,
+and with it all CANCELLED jobs that follow it, also in runs that depend on it, even if a user had cancelled them.
+`POST …/runs/{{run}}/retry` does so for all FAILED and CANCELLED jobs of an ended run; FINISHED ones keep their
+results. `POST …/runs/{{run}}/rerun` starts a new run of the same functions, arguments and graph. Its body can have
+other `files`, and `jobs` with changes by position:
+`[{{"position": 2, "arguments": {{"epsilon": 0.2}}, "queue": URL, "reuse": false}}]`.
+
+**Following.** `…/events?after=N` lists what has happened after the event with `number` N; `next` leads to the next page
+and is null at the end: ask again with the last `number`. `…/metrics?name=loss&after=N` lists the points after the one
+with `number` N in the same way. `Range: bytes=N-` reads a log from byte N, with 416 while there is nothing new.
 
 {services}
 ## Documents

@@ -159,7 +159,7 @@ def watch(api: Client, run: dict[str, Any]) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     shown = 0
     while True:
-        jobs = api("GET", run["jobs"])["items"]
+        jobs = [api("GET", job["url"]) for job in api("GET", run["jobs"])["items"]]
         if sys.stdout.isatty() and shown:
             print(f"\x1b[{shown}A", end="")
         if sys.stdout.isatty() or all(job["status"] in OVER for job in jobs):
@@ -167,7 +167,7 @@ def watch(api: Client, run: dict[str, Any]) -> list[dict[str, Any]]:
                 print(f"\x1b[K  {line(job)}" if sys.stdout.isatty() else f"  {line(job)}")
             shown = len(jobs)
         if all(job["status"] in OVER for job in jobs):
-            return [api("GET", job["url"]) for job in jobs]
+            return jobs
         time.sleep(0.2)
 
 
@@ -187,9 +187,11 @@ def seconds(job: dict[str, Any]) -> str:
     """The duration of a job, or that it was not executed because an earlier one answers it."""
     from datetime import datetime
 
-    if job["started"] is None:
+    if job["reused_from"]:
         return "reused"
-    started, ended = (datetime.fromisoformat(job[each]) for each in ("started", "ended"))
+    if job["started"] is None:
+        return "not started"
+    started, ended = (datetime.fromisoformat(job[name]) for name in ("started", "ended"))
     return f"{(ended - started).total_seconds():.2f} s"
 
 

@@ -208,7 +208,10 @@ class Settings:
     )
     job_timeout_limit: float = setting(seconds, "604800", "Maximum time limit of a job in seconds.")
     job_attempts: int = setting(
-        whole, "3", "Number of failures, attempts whose worker is lost while it runs the job, after which it fails."
+        whole,
+        "3",
+        "Number of failures after which a job fails, unless its run, task or queue says otherwise: attempts whose "
+        "worker is lost while it runs the job, and failures that the job declares as transient.",
     )
     retry_base: float = setting(
         seconds,

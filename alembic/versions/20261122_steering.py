@@ -1,5 +1,8 @@
 """queues, grids, dependencies, events, metrics with steps, and outputs in order
 
+The downgrade deletes what the older tables cannot hold: queues, grids, dependencies, events, points of metrics, what jobs
+have reused, and the logs that have become blobs, which are those of attempts that ended more than ten minutes ago.
+
 Revision ID: 0004
 Revises: 0003
 """
@@ -37,6 +40,29 @@ def remember_ids() -> None:
 def forget_ids() -> None:
     if op.get_bind().dialect.name == 'sqlite':
         op.execute("DROP TABLE last_ids")
+
+
+def carry_metrics() -> None:
+    """Make points, as reports do, of the numbers in the metrics of finished jobs; names of nested ones have dots."""
+    sqlite = op.get_bind().dialect.name == 'sqlite'
+    kind, number = ('member.type', 'content') if sqlite else ('json_typeof(member.value)', 'content::text::float8')
+    op.execute(f"""
+        WITH RECURSIVE members (job_id, name, content, kind) AS (
+            SELECT jobs.id, member.key, member.value, {kind} FROM jobs, json_each(jobs.metrics) AS member
+            WHERE jobs.status = 'FINISHED'
+            UNION ALL
+            SELECT job_id, name || '.' || member.key, member.value, {kind}
+            FROM members, json_each(CASE WHEN kind = 'object' THEN content ELSE '{{}}' END) AS member
+        ), numbers AS (
+            SELECT job_id, row_number() OVER (PARTITION BY job_id ORDER BY name) AS number, name, {number} AS value
+            FROM members WHERE kind IN ('number', 'integer', 'real') AND length(name) <= 200
+        )
+        INSERT INTO metrics (attempt_id, number, name, value, time)
+        SELECT attempts.id, numbers.number, numbers.name, numbers.value, jobs.ended
+        FROM numbers JOIN jobs ON jobs.id = numbers.job_id
+        JOIN attempts ON attempts.job_id = jobs.id AND attempts.number = jobs.attempt
+        WHERE numbers.number <= 1000
+    """)
 
 
 def upgrade() -> None:
@@ -124,6 +150,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['attempt_id'], ['attempts.id'], name=op.f('fk_metrics_attempt_id_attempts')),
     sa.PrimaryKeyConstraint('attempt_id', 'number', name=op.f('pk_metrics'))
     )
+    carry_metrics()
     op.create_index(op.f('ix_metrics_attempt_id_name_number'), 'metrics', ['attempt_id', 'name', 'number'], unique=False)
 
     op.add_column('attempts', sa.Column('exit_code', sa.BigInteger(), nullable=True))

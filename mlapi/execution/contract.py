@@ -96,8 +96,8 @@ class Usage(TypedDict):
 class Report(TypedDict, total=False):
     """The result of an attempt. Only a finished attempt has `outputs`; only one that hands its job back has `fault`.
 
-    `exit_code` is that of the function: minus the number of the signal that killed it. `failure` is "timeout" if a time
-    limit ended the attempt. `exit_code` and `usage` are missing if the function was not started.
+    `exit_code` is that of the function: 128 and the number of the signal if one killed it, as shells say. `failure` is
+    "timeout" if a time limit ended the attempt. `exit_code` and `usage` are missing if the function was not started.
     """
 
     status: str

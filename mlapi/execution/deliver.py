@@ -26,7 +26,7 @@ def collect(attempt: Attempt, workspace: Workspace, log: Log) -> Outputs:
     except BadOutput as error:
         raise JobFailed(str(error)) from error
     for name in outputs.ignored:
-        log.write(f"[mlapi] Output {name!r} ignored: neither created, modified nor an input.\n".encode())
+        log.note(f"Output {name!r} ignored: neither created, modified nor an input.")
     _check_limits(attempt, outputs)
     return outputs
 

@@ -24,6 +24,9 @@ TAIL = 4096
 ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 """A control sequence of a terminal, such as a color."""
 
+NOTES = 4096
+"""Bytes for the lines of the runner at the end of a log that is over its limit."""
+
 CHUNK = 256 * 1024
 """The maximum size of an upload in bytes, unless the service has a lower limit."""
 
@@ -31,15 +34,18 @@ CHUNK = 256 * 1024
 class Log:
     """A buffer of the log, which a background thread uploads.
 
-    Bytes over the limit are dropped. The last line, which is within the limit, gives their number. `piece` is the
-    maximum size of an upload. `problem` is the reason why a part of the log is not at the server, or None.
+    Bytes over the limit are dropped. The last lines, which are within the limit, are the notes for which there was no
+    room before, and the number of dropped bytes. `piece` is the maximum size of an upload. `problem` is the reason why
+    a part of the log is not at the server, or None.
     """
 
     def __init__(self, client: Client, limit: int, piece: int) -> None:
         self._client, self._limit, self._piece = client, limit, min(CHUNK, piece)
         self.problem: Refused | Rejected | None = None
-        self._pending, self._tail = bytearray(), bytearray()
+        self._pending, self._tail, self._notes = bytearray(), bytearray(), bytearray()
         self._written = self._sent = self._offset = 0
+        # Until the end, enough bytes are held back for the longest notice.
+        self._sendable = limit - NOTES - len(self._notice(10**15))
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -57,6 +63,15 @@ class Log:
             del self._tail[:-TAIL]
             self._changed.notify()
 
+    def note(self, message: str) -> None:
+        """Append a line of the runner, at the end if the function leaves no room for it here."""
+        line = f"[mlapi] {message[:LAST_CHARACTERS]}\n".encode(errors="replace")
+        with self._changed:
+            if self._written + len(line) <= self._sendable:
+                self.write(line)
+            elif len(self._notes) + len(line) <= NOTES:
+                self._notes += line
+
     def last_lines(self) -> str:
         """The last lines of all that was written, without control characters."""
         text = ESCAPE.sub("", self._tail.decode(errors="replace")).replace("\t", " ")
@@ -67,21 +82,24 @@ class Log:
     def close(self) -> None:
         """Wait until the log is uploaded, or cannot be, which is then the `problem`."""
         with self._changed:
-            if self._written > self._limit and not self._closing:
-                self._append_notice()
+            if not self._closing:
+                self._append_notes()
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
     def _notice(self, dropped: int) -> bytes:
-        text = f"\n[mlapi] Log limit of {self._limit} bytes reached: {dropped} bytes dropped.\n"
-        return text.encode()[: self._limit]
+        limit = f"[mlapi] Log limit of {self._limit} bytes reached: {dropped} bytes dropped.\n"
+        return b"\n" + self._notes + limit.encode()
 
-    def _append_notice(self) -> None:
-        """Replace the last bytes, which were held back for it, by the notice of dropped bytes."""
+    def _append_notes(self) -> None:
+        """Append the notes; if the limit is exceeded, they replace the last bytes, which were held back for them."""
+        if self._written + len(self._notes) <= self._limit:
+            self._pending += self._notes
+            return
         kept = self._limit - len(self._notice(self._written))
         self._pending = self._pending[: max(0, kept - self._sent)]
-        self._pending += self._notice(self._written - self._sent - len(self._pending))
+        self._pending += self._notice(self._written - self._sent - len(self._pending))[: self._limit - self._sent]
 
     def _run(self) -> None:
         try:
@@ -105,13 +123,11 @@ class Log:
 
     def _next(self) -> bytes:
         """Wait for data and return it, or no data at the end of the log."""
-        # Until the end, enough bytes are held back for the longest notice.
-        sendable = self._limit - len(self._notice(10**15))
         with self._changed:
             if not self._closing and self._sent:
                 self._changed.wait_for(lambda: self._closing, INTERVAL)
-            self._changed.wait_for(lambda: self._closing or (self._pending and self._sent < sendable))
-            size = self._piece if self._closing else min(self._piece, sendable - self._sent)
+            self._changed.wait_for(lambda: self._closing or (self._pending and self._sent < self._sendable))
+            size = self._piece if self._closing else min(self._piece, self._sendable - self._sent)
             return bytes(self._pending[:size])
 
     def _upload(self, data: bytes) -> None:

@@ -65,6 +65,9 @@ EXIT_REFUSED = 5
 EXIT_STOPPED = 6
 """The runner was told to stop while the service was not reachable: nothing was reported."""
 
+SIGNALLED = 128
+"""What shells add to the number of the signal that ended a process, to make it an exit code."""
+
 LAST_WORDS = 5.0
 """Seconds for the rest of the log, and for the report, of an attempt that had to end."""
 
@@ -152,7 +155,8 @@ class Run:
         finally:
             child.close()
             kill_strays()
-            self._ran = {"exit_code": child.reap(), "usage": child.usage()}
+            status = child.reap()
+            self._ran = {"exit_code": status if status >= 0 else SIGNALLED - status, "usage": child.usage()}
         if failure is not None:
             raise failure
         return log
@@ -167,7 +171,7 @@ class Run:
         if points := attempt.get("points_limit", 0):
             client, names = self._connect(self._bounds), attempt.get("names_limit", points)
             self._watchdog.watch(client)
-            self._series = Series(client, log, workspace.output, points, names)
+            self._series = Series(client, self._bounds, log, workspace.output, points, names)
             self._series.start()
         return log
 

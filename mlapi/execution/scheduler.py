@@ -271,20 +271,25 @@ class Scheduler:
         pause, due = FIRST_SWEEP, 0.0
         while not self.stopping.wait(pause):
             pause = ARCHIVE
+            # First, because it makes room for the logs.
+            if time.monotonic() >= due and self._sweep():
+                due = time.monotonic() + SWEEP
             try:
                 archive_logs(self._database, self._store)
-                if time.monotonic() < due:
-                    continue
-                leftovers.sweep(self._settings.scratch_dir)
-                swept = self._store.sweep(
-                    lambda digests: referenced(self._database, digests), self._settings.sweep_grace
-                )
-                analyze(self._database.engine)
             except Exception:
-                log.exception("The sweep failed. It is tried again in %g s.", pause)
-            else:
-                due = time.monotonic() + SWEEP
-                log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)
+                log.exception("The logs of ended attempts cannot be stored. It is tried again in %g s.", pause)
+
+    def _sweep(self) -> bool:
+        """Delete what is left of attempts and what nothing refers to; returns whether that was possible."""
+        try:
+            leftovers.sweep(self._settings.scratch_dir)
+            swept = self._store.sweep(lambda digests: referenced(self._database, digests), self._settings.sweep_grace)
+            analyze(self._database.engine)
+        except Exception:
+            log.exception("The sweep failed. It is tried again in %g s.", ARCHIVE)
+            return False
+        log.info("Deleted %d unreferenced blobs of %d bytes.", swept.blobs, swept.size)
+        return True
 
 
 def offer(settings: Settings) -> workers.Offer:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from mlapi.execution.bounds import Bounds
     from mlapi.execution.client import Client
     from mlapi.execution.contract import Point
     from mlapi.execution.log import Log
@@ -39,6 +40,9 @@ INT64 = 2**63
 END_OF_TIME = 253_402_300_800
 """The first second after the year 9999, since 1970."""
 
+BROKEN = 1000
+"""Number of broken lines after which the file is not read any more."""
+
 FILE_LIMIT = 64 * 2**20
 """Maximum size of the file in bytes; what follows is not read."""
 
@@ -49,15 +53,16 @@ class Series:
     At most `points` points of `names` names are sent. What is not sent is said in the log, once for each cause.
     """
 
-    def __init__(self, client: Client, log: Log, folder: str, points: int, names: int) -> None:
-        self._client, self._log, self._folder = client, log, folder
+    def __init__(self, client: Client, bounds: Bounds, log: Log, folder: str, points: int, names: int) -> None:
+        self._client, self._bounds, self._log, self._folder = client, bounds, log, folder
         self._limit, self._names_limit = points, names
         self._file: BinaryIO | None = None
         self._rest, self._line = b"", 0
         self._overlong = False
         self._names: set[str] = set()
         self._pending: list[Point] = []
-        self._read = self._sent = 0
+        self._read = self._sent = self._broken = 0
+        self._over = False
         self._said: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -95,20 +100,23 @@ class Series:
         for chunk in self._chunks():
             self._parse(chunk)
             self._send()
-        if self._read < self._limit:
-            self._parse(end)
-            self._send()
+        self._parse(end)
+        self._send()
 
     def _chunks(self) -> Iterator[bytes]:
         """Yield what the file has got since the last look."""
         try:
             if self._file is None:
                 self._file = open_output(self._folder, SERIES)
-            while self._read < self._limit and (chunk := self._file.read(CHUNK)):
+            while not self._over:
+                self._bounds.check()
+                chunk = self._file.read(CHUNK)
                 if self._file.tell() > FILE_LIMIT:
-                    self._say("size", f"{SERIES} is larger than {FILE_LIMIT} bytes; the rest is ignored.")
+                    self._finish(f"{SERIES} is larger than {FILE_LIMIT} bytes; the rest is ignored.")
+                elif chunk:
+                    yield chunk
+                else:
                     return
-                yield chunk
         except (BadOutput, OSError):
             return  # There is no such file yet, or it is not a file.
 
@@ -116,6 +124,8 @@ class Series:
         """Take the points of the complete lines; the rest waits for the next chunk."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
+            if self._over:
+                return
             self._line += 1
             if self._overlong:
                 self._overlong = False
@@ -123,7 +133,7 @@ class Series:
                 self._take(line)
         if len(self._rest) > LINE:
             if not self._overlong:
-                self._say_broken(f"it has more than {LINE} bytes", self._line + 1)
+                self._skip(f"it has more than {LINE} bytes", self._line + 1)
             self._rest, self._overlong = b"", True
 
     def _take(self, line: bytes) -> None:
@@ -133,16 +143,16 @@ class Series:
                 raise ValueError(f"it has more than {LINE} bytes")
             point = parse(line)
         except ValueError as error:
-            self._say_broken(str(error), self._line)
+            self._skip(str(error), self._line)
             return
         if point["name"] not in self._names and len(self._names) >= self._names_limit:
             self._say("names", f"Metrics have more than {self._names_limit} names; the others are ignored.")
-        elif self._read < self._limit:
+        else:
             self._names.add(point["name"])
             self._pending.append(point)
             self._read += 1
             if self._read == self._limit:
-                self._say("points", f"Metrics have the maximum of {self._limit} points; further ones are ignored.")
+                self._finish(f"Metrics have the maximum of {self._limit} points; further ones are ignored.")
 
     def _send(self) -> None:
         """Send the pending points in batches, and continue where the server's points end."""
@@ -154,13 +164,22 @@ class Series:
             del self._pending[: end - self._sent]
             self._sent = end
 
-    def _say_broken(self, problem: str, line: int) -> None:
+    def _skip(self, problem: str, line: int) -> None:
+        """Ignore a broken line."""
         self._say("broken", f"Line {line} of {SERIES} is ignored, and so are further ones that are wrong: {problem}.")
+        self._broken += 1
+        if self._broken == BROKEN:
+            self._finish(f"{SERIES} has {BROKEN} lines that are wrong; the rest is ignored.")
+
+    def _finish(self, message: str) -> None:
+        """Read no further."""
+        self._over = True
+        self._log.note(message)
 
     def _say(self, cause: str, message: str) -> None:
         if cause not in self._said:
             self._said.add(cause)
-            self._log.write(f"[mlapi] {message}\n".encode(errors="replace"))
+            self._log.note(message)
 
 
 def parse(line: bytes) -> Point:

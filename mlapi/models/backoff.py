@@ -34,6 +34,9 @@ class Retries(NamedTuple):
 
 
 def is_transient(job: Job, exit_code: int | None = None, failure: str | None = None) -> bool:
-    """Whether a job declares an exit code, or another failure, as transient."""
-    declared = job.retry_on or []
-    return (exit_code is not None and exit_code in declared) or (failure is not None and failure in declared)
+    """Whether a job declares the cause of a failure as transient: the `failure`, or else the exit code.
+
+    The exit code of an attempt that a time limit ended is that of the signal which stopped the function.
+    """
+    cause = exit_code if failure is None else failure
+    return cause is not None and cause in (job.retry_on or [])

@@ -1,7 +1,6 @@
 """Metrics: the numbers that attempts record, each with a name, and a step if it is a point of a series."""
 
 import datetime
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,13 +46,16 @@ class Point(NamedTuple):
 def append(db: Session, attempt_id: int, offset: int, points: Sequence[Point], limit: int) -> int:
     """Append points to the `offset` ones of an attempt whose job is locked; returns their new number.
 
-    Raises `Conflict`, with the actual number as `offset` if it is another, or with the `limit` of their number.
+    Raises `Conflict`, with the actual number as `offset` if it is another, or with the `limit` of their number or of
+    that of their names.
     """
     count = _count(db, attempt_id)
     if count != offset:
         raise Conflict("The attempt has another number of points.", offset=count)
     if offset + len(points) > limit:
         raise Conflict(f"An attempt can record {limit} points of metrics.", limit=limit)
+    if points and len(_names(db, attempt_id).union(point.name for point in points)) > NAMES:
+        raise Conflict(f"An attempt can record metrics of {NAMES} names.", limit=NAMES)
     rows = [{"number": number, **point._asdict()} for number, point in enumerate(points, offset + 1)]
     if rows:
         db.execute(sa.insert(Metric).values(attempt_id=attempt_id), rows)
@@ -61,9 +63,16 @@ def append(db: Session, attempt_id: int, offset: int, points: Sequence[Point], l
 
 
 def record_final(db: Session, attempt_id: int, metrics: JsonObject) -> None:
-    """Record the numbers in the metrics of a report, without a step; the names of nested ones have dots."""
-    leaves = itertools.islice(numbers(metrics), NAMES)
-    rows = [{"name": name, "value": value} for name, value in leaves if len(name) <= NAME]
+    """Record the numbers in the metrics of a report, without a step; the names of nested ones have dots.
+
+    Numbers whose names are too long, or too many, are in the metrics of the job only.
+    """
+    names = _names(db, attempt_id) if metrics else set()
+    rows = []
+    for name, value in numbers(metrics):
+        if len(name) <= NAME and (name in names or len(names) < NAMES):
+            names.add(name)
+            rows.append({"name": name, "value": value})
     if rows:
         first = _count(db, attempt_id) + 1
         numbered = [{"number": number, **row} for number, row in enumerate(rows, first)]
@@ -84,11 +93,21 @@ def _count(db: Session, attempt_id: int) -> int:
     return db.scalar(sa.select(sa.func.max(Metric.number)).where(Metric.attempt_id == attempt_id)) or 0
 
 
+def _names(db: Session, attempt_id: int) -> set[str]:
+    """The names of the points of an attempt: one step in the index for each."""
+    own = sa.select(sa.func.min(Metric.name)).where(Metric.attempt_id == attempt_id)
+    found = own.cte("found", recursive=True)
+    name = found.c[0]
+    following = own.where(Metric.name > name).correlate(found).scalar_subquery()
+    found = found.union_all(sa.select(following).where(name.is_not(None)))
+    return {name for name in db.scalars(sa.select(found)) if name is not None}
+
+
 _table = Metric.__table__
 _columns = _table.c
 
 
-def series_of(attempt: sa.ScalarSelect[int], *, named: bool) -> sa.Select[str, int, int, int | None, float, object]:
+def series_of(attempt: sa.ColumnElement[int], *, named: bool) -> sa.Select[str, int, int, int | None, float, object]:
     """The SELECT of the series of an attempt: name, count, and the number, step, value and time of the last point.
 
     With all names, or the one that the parameter `name` is.
@@ -99,7 +118,6 @@ def series_of(attempt: sa.ScalarSelect[int], *, named: bool) -> sa.Select[str, i
         .where(*of_attempt)
         .group_by(_columns.name)
         .order_by(_columns.name)
-        .limit(NAMES)
         .subquery()
     )
     query = sa.select(groups.c.name, groups.c.count, _columns.number, _columns.step, _columns.value, _columns.time)
@@ -107,7 +125,7 @@ def series_of(attempt: sa.ScalarSelect[int], *, named: bool) -> sa.Select[str, i
     return query.order_by(groups.c.name)
 
 
-def points_of(attempt: sa.ScalarSelect[int]) -> sa.Select[int, int | None, float, object]:
+def points_of(attempt: sa.ColumnElement[int]) -> sa.Select[int, int | None, float, object]:
     """The SELECT of the points of the series `name` of an attempt after the point with the number `after`.
 
     If they are more than `points`, every second, third, … of them, counted back from the last one.

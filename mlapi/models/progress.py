@@ -51,12 +51,15 @@ def begin(db: Session, first_ids: Sequence[int], dependency_ids: Sequence[int], 
 def cancel(db: Session, job_id: int) -> None:
     """Cancel a job: immediately if it is waiting, at the next heartbeat of its runner if it is running.
 
-    Raises `Conflict` if it has ended.
+    To cancel a running job again has no effect. Raises `Conflict` if it has ended.
     """
     run_id = db.scalar(sa.select(Job.run_id).where(Job.id == job_id))
     if run_id is None:
         raise Gone()
     lock_run(db, run_id)
+    requested = sa.select(Job.id).where(Job.id == job_id, Job.status == Status.RUNNING, Job.cancel_requested)
+    if db.scalar(requested) is not None:
+        return
     record(db, "cancel", "job", job_id, run_id)
     waiting = sa.and_(Job.id == job_id, Job.status != Status.RUNNING)
     if move(db, Status.CANCELLED, waiting, reason="Cancelled before it ran.", ended=clock()):

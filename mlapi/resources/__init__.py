@@ -14,7 +14,7 @@
     │   ├── functions/{function}      of the newest version
     │   └── versions/{version}
     │       └── functions/{function}
-    ├── queues/{queue}                …/lock
+    ├── queues/{queue}                …/lock, …/events
     ├── workers/{worker}
     ├── attempts/{attempt}            …/heartbeat, …/log, …/metrics, …/module, …/inputs/{input}, …/outputs, …/report
     └── files, pipelines, runs, jobs  all that are visible to the caller; …/{id} is the same item

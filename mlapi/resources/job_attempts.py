@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from mlapi.models import Attempt, Job, User
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import Collection, OwnedItem
+from mlapi.resources.job_metrics import JobAttemptMetrics
 from mlapi.resources.tree import Linker, Part, Url
 
 attempts, jobs, users = Attempt.__table__.c, Job.__table__.c, User.__table__.c
@@ -42,6 +43,7 @@ class JobAttemptDocument(TypedDict):
     ended: datetime.datetime | None
     exit_code: int | None
     usage: Usage
+    metrics: Url
     log: Url
     log_size: int
 
@@ -61,7 +63,7 @@ class JobAttemptItem(OwnedItem[JobAttemptDocument, JobAttemptDocument]):
 
     kind = "job attempt"
     key = "number"
-    children = {"log": JobAttemptLog}
+    children = {"log": JobAttemptLog, "metrics": JobAttemptMetrics}
     fields = Fields(
         Field(attempts.id, shown=False),
         Field(attempts.job_id, "job"),
@@ -108,6 +110,7 @@ class JobAttemptItem(OwnedItem[JobAttemptDocument, JobAttemptDocument]):
                 "cpu_seconds": row.cpu_seconds,
                 "wall_seconds": row.wall_seconds,
             },
+            "metrics": f"{url}/metrics",
             "log": f"{url}/log",
             "log_size": row.log_size,
         }

@@ -1,18 +1,20 @@
-"""Metrics: those of a job, and the endpoint of runners that records them."""
+"""Metrics: those of a job and of its attempts, and the endpoint of runners that records them."""
 
 from typing import TypedDict
 
 from mlapi.http.request import Request
 from mlapi.models import attempts, metrics
 from mlapi.resources.attempts import AttemptMetrics
-from mlapi.resources.job_metrics import JobMetrics, MetricsDocument
+from mlapi.resources.job_metrics import JobAttemptMetrics, JobMetrics, Metrics, MetricsDocument
 from mlapi.schemas import metrics as schemas
 from mlapi.schemas.attempts import LogOffset
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
 
-job_metrics, attempt_metrics = Service(JobMetrics), Service(AttemptMetrics)
+job_metrics, job_attempt_metrics = Service(JobMetrics), Service(JobAttemptMetrics)
+attempt_metrics = Service(AttemptMetrics)
 
+SERIES = Expects(query=schemas.Series())
 POINTS = Expects(query=LogOffset(), body=schemas.Points(), limit=lambda settings: settings.report_limit)
 
 
@@ -22,15 +24,17 @@ class PointsDocument(TypedDict):
     offset: int
 
 
-@job_metrics.get(permission=Permission.READ, schema=Expects(query=schemas.Series()))
-def show(job_metrics: JobMetrics, request: Request) -> MetricsDocument:
-    """List the metrics of a job with their last points; with `name`, also the points of that one.
+@job_metrics.get(permission=Permission.READ, schema=SERIES)
+@job_attempt_metrics.get(permission=Permission.READ, schema=SERIES)
+def show(series: Metrics, request: Request) -> MetricsDocument:
+    """List the metrics of an attempt, for a job of its current one, with their last points.
 
+    With `name`, only the metric of that name, with its points: follow it by `after`, the `number` of the last point.
     Of the points after the one with the number `after`, at most `points` are listed: if there are more, every second,
     third, … of them, with the last one. The numbers in the metrics of the final report have no step.
     """
     query = request.validated["query"]
-    return job_metrics.document(query.get("name"), query["after"], query["points"])
+    return series.document(query.get("name"), query["after"], query["points"])
 
 
 @attempt_metrics.put(permission=Permission.REPORT, schema=POINTS)

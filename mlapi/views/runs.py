@@ -26,7 +26,10 @@ all_runs.get(permission=Permission.READ, schema=answers.listing(AllRuns))(answer
 
 @runs.post(permission=Permission.WRITE, schema=Expects(body=NewRun(), headers=Idempotency()))
 def create(runs: Runs, request: Request) -> RunDocument | GridDocument:
-    """Start a run over files, or with `grid`, one for each combination. A repeated `Idempotency-Key` starts nothing."""
+    """Start a run over files, or with `grid`, one for each combination. A repeated `Idempotency-Key` starts nothing.
+
+    With `depends_on`, its first jobs wait for these runs and jobs.
+    """
     key, body = request.validated["headers"]["Idempotency-Key"], request.validated["body"]
     if body["grid"]:
         axes = [Axis(**axis) for axis in body["grid"]]
@@ -60,7 +63,7 @@ def cancel(run_cancel: RunCancel, request: Request) -> RunDocument:
 
 @run_retry.post(permission=Permission.WRITE)
 def retry(run_retry: RunRetry, request: Request) -> RunDocument:
-    """Retry all jobs of an ended run that failed or were cancelled."""
+    """Retry all jobs of an ended run that failed or were cancelled, and what was cancelled after them in other runs."""
     run = run_retry.item
     retries.retry_run(request.db, run.id)
     return run.reload().document()
@@ -68,7 +71,10 @@ def retry(run_retry: RunRetry, request: Request) -> RunDocument:
 
 @run_rerun.post(permission=Permission.WRITE, schema=Expects(body=Rerun(), headers=Idempotency()))
 def rerun(run_rerun: RunRerun, request: Request) -> RunDocument:
-    """Start a new run of the jobs that this run has, whatever has become of the pipeline."""
+    """Start a new run of the jobs that this run has, whatever has become of the pipeline.
+
+    `jobs` changes the arguments, the queue and the reuse of single jobs, by their positions.
+    """
     key, body, run = request.validated["headers"]["Idempotency-Key"], request.validated["body"], run_rerun.item
     started, new = reruns.rerun(request.db, run.id, body["files"], key, options_of(body))
     return answers.created(RunItem(started.id, cast("Runs", run.__parent__), request), request, new)

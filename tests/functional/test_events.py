@@ -19,9 +19,9 @@ def started(ada, helloworld):
     return start
 
 
-def told(items):
+def summary(items):
     """The actors and actions of events, and the statuses to which jobs have moved."""
-    return [(each["actor"], each["action"], each["data"].get("status")) for each in items]
+    return [(event["actor"], event["action"], event["data"].get("status")) for event in items]
 
 
 def of(client, resource, query=""):
@@ -37,7 +37,7 @@ def test_a_run_lists_all_its_changes_and_who_made_them(ada, app, wsgi, started):
     ada("POST", f"{url}/cancel", status=200)
     found = of(ada, run)
     first, second = runner.claim.job_id, int(url.rpartition("/")[2])
-    assert told(found) == [
+    assert summary(found) == [
         ("user:ada", "create", None),
         ("service", "move", "RUNNING"),
         (f"attempt:{runner.claim.attempt_id}", "output", None),
@@ -46,8 +46,8 @@ def test_a_run_lists_all_its_changes_and_who_made_them(ada, app, wsgi, started):
         ("user:ada", "cancel", None),
         ("user:ada", "move", "CANCELLED"),
     ]
-    assert [each["subject"].rpartition("/")[2] for each in found] == [
-        str(each) for each in (run["id"], first, first, first, second, second, second)
+    assert [event["subject"].rpartition("/")[2] for event in found] == [
+        str(number) for number in (run["id"], first, first, first, second, second, second)
     ]
     assert found[1]["data"] == {"status": "RUNNING", "attempt": 1, "reason": None}
     assert found[2]["data"] == {"files": 1}
@@ -66,7 +66,7 @@ def test_events_are_read_on_from_a_number(ada, app, wsgi, started):
     page = ada("GET", f"{run['events']}?limit=1").json
     assert page["items"] == everything[:1]
     assert ada("GET", page["next"]).json == {"items": everything[1:], "next": None}
-    assert told(of(ada, other)) == [("user:ada", "create", None)]
+    assert summary(of(ada, other)) == [("user:ada", "create", None)]
     for query in ("after=-1", "after=x", "limit=0", "limit=201"):
         is_problem(ada("GET", f"{run['events']}?{query}"), 422, query.partition("=")[0])
 
@@ -82,7 +82,7 @@ def test_an_event_that_is_committed_late_is_not_missed(ada, wsgi, started):
         second.commit()
         assert of(ada, run, f"?after={last}") == [], "the first one may still appear before the second"
         first.commit()
-    assert [each["actor"] for each in of(ada, run, f"?after={last}")] == ["first", "second"]
+    assert [event["actor"] for event in of(ada, run, f"?after={last}")] == ["first", "second"]
 
 
 def test_an_event_with_a_lower_number_that_is_committed_later_is_read_after_the_others(ada, wsgi, started):
@@ -106,7 +106,7 @@ def test_a_cancellation_that_is_refused_leaves_no_event(ada, started):
     run = started()
     ada("POST", f"{run['url']}/cancel", status=200)
     found = of(ada, run)
-    assert told(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "move", "CANCELLED")]
+    assert summary(found)[1:] == [("user:ada", "cancel", None)] + 2 * [("user:ada", "move", "CANCELLED")]
     ada("POST", f"{run['url']}/cancel", status=409)
     assert of(ada, run) == found
 
@@ -119,8 +119,8 @@ def test_a_retry_names_the_user_and_the_jobs_that_wait_again(ada, app, wsgi, sta
     ada("POST", f"{run['url']}/retry", status=200)
     first, second = (job["id"] for job in ada("GET", run["jobs"]).json["items"])
     found = of(ada, run, f"?after={last}")
-    assert {each["actor"] for each in found} == {"user:ada"}
-    assert [(each["action"], each["data"].get("status"), each["subject"].rpartition("/")[2]) for each in found] == [
+    assert {event["actor"] for event in found} == {"user:ada"}
+    assert [(event["action"], event["data"].get("status"), event["subject"].rpartition("/")[2]) for event in found] == [
         ("retry", None, str(run["id"])),
         ("move", "PENDING", str(first)),
         ("move", "PENDING", str(second)),
@@ -130,7 +130,7 @@ def test_a_retry_names_the_user_and_the_jobs_that_wait_again(ada, app, wsgi, sta
     runner.report("FAILED")
     last = of(ada, run)[-1]["number"]
     ada("POST", f"{run['jobs']}/{first}/retry", status=200)
-    assert told(of(ada, run, f"?after={last}"))[0] == ("user:ada", "retry", None)
+    assert summary(of(ada, run, f"?after={last}"))[0] == ("user:ada", "retry", None)
     assert of(ada, run, f"?after={last}")[0]["subject"] == f"{run['jobs']}/{first}"
 
 
@@ -139,10 +139,10 @@ def test_a_job_that_waits_for_another_run_is_queued_by_the_attempt_that_ended_it
     file = ada.upload("a.txt", b"Ada", status=201).json["url"]
     older = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
     newer = ada("POST", pipeline["runs"], {"files": [file], "depends_on": [older["url"]]}, status=201).json
-    assert told(of(ada, newer)) == [("user:ada", "create", None)]
+    assert summary(of(ada, newer)) == [("user:ada", "create", None)]
     [runner] = claimed(app, wsgi)
     runner.finish()
-    assert told(of(ada, newer))[1:] == [(f"attempt:{runner.claim.attempt_id}", "move", "QUEUED")]
+    assert summary(of(ada, newer))[1:] == [(f"attempt:{runner.claim.attempt_id}", "move", "QUEUED")]
 
 
 def test_a_job_that_is_answered_by_an_earlier_one_is_finished_without_an_attempt(ada, app, wsgi, helloworld):
@@ -153,14 +153,13 @@ def test_a_job_that_is_answered_by_an_earlier_one_is_finished_without_an_attempt
     runner.finish("made.txt", metrics={"loss": 0.5})
     again = ada("POST", pipeline["runs"], body, status=201).json
     found = of(ada, again)
-    assert told(found) == [("user:ada", "create", None), ("user:ada", "move", "FINISHED")]
+    assert summary(found) == [("user:ada", "create", None), ("user:ada", "move", "FINISHED")]
     assert found[1]["data"] == {"status": "FINISHED", "attempt": 0, "reason": None}
     [job] = ada("GET", again["jobs"]).json["items"]
     job = ada("GET", job["url"]).json
     assert ada("GET", job["attempts"]).json["items"] == []
-    assert [(each["name"], each["last"]["value"]) for each in ada("GET", f"{job['url']}/metrics").json["series"]] == [
-        ("loss", 0.5)
-    ]
+    [loss] = ada("GET", f"{job['url']}/metrics").json["series"]
+    assert (loss["name"], loss["last"]["value"]) == ("loss", 0.5)
 
 
 def test_every_run_of_a_grid_has_its_events(ada, helloworld, app, wsgi):
@@ -175,10 +174,10 @@ def test_every_run_of_a_grid_has_its_events(ada, helloworld, app, wsgi):
     events_of = {run["id"]: of(ada, ada("GET", run["url"]).json) for run in runs}
     cancelled = [("user:ada", "create", None), ("user:ada", "cancel", None), ("user:ada", "move", "CANCELLED")]
     assert sorted(len(found) for found in events_of.values()) == [3, 3, 3]
-    assert [told(found) for found in events_of.values()].count(cancelled) == 2
-    assert {each["data"]["grid"] for found in events_of.values() for each in found if each["action"] == "cancel"} == {
-        grid["id"]
-    }
+    assert [summary(found) for found in events_of.values()].count(cancelled) == 2
+    assert {
+        event["data"]["grid"] for found in events_of.values() for event in found if event["action"] == "cancel"
+    } == {grid["id"]}
 
 
 def test_a_queue_lists_who_changed_and_locked_it(root, ada):
@@ -193,3 +192,15 @@ def test_a_queue_lists_who_changed_and_locked_it(root, ada):
     ]
     assert found[1]["data"] == {"name": "gpu", "changes": {"limit": 2}}
     assert of(ada, queue, f"?after={found[2]['number']}") == found[3:]
+
+
+def test_a_second_cancellation_of_a_running_job_is_no_event(ada, app, wsgi, started):
+    run = started()
+    [runner] = claimed(app, wsgi)
+    url = f"{run['url']}/jobs/{runner.claim.job_id}"
+    for _ in range(2):
+        assert ada("POST", f"{url}/cancel", status=200).json["cancel_requested"] is True
+    runner.report("CANCELLED")
+    is_problem(ada("POST", f"{url}/cancel"), 409)
+    actions = [event["action"] for event in of(ada, ada("GET", url).json)]
+    assert actions == ["move", "cancel", "move"]

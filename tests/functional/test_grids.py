@@ -162,7 +162,7 @@ def test_is_deleted_with_its_runs(ada, pipeline, start, wsgi):
     assert ada("GET", grid["url"]).json["progress"]["runs"] == 1
     assert ada("DELETE", grid["url"], status=200).json["deleted"] == {"grids": 1, "runs": 1, "jobs": 3, "files": 0}
     is_problem(ada("GET", grid["url"]), 404)
-    assert [each["id"] for each in ada("GET", pipeline[0]["grids"]).json["items"]] == [other["id"]]
+    assert [grid["id"] for grid in ada("GET", pipeline[0]["grids"]).json["items"]] == [other["id"]]
     ada("POST", f"{other['url']}/cancel", status=200)
     assert ada("DELETE", pipeline[0]["url"], status=200).json["deleted"]["grids"] == 1
     with wsgi.registry.database.reading() as db:

@@ -61,7 +61,7 @@ def test_points_are_appended_only_at_the_end(runner, series):
         assert is_problem(put(runner, offset, [point(0), point(1)]), 409)["offset"] == 2
     assert put(runner, 2, []).json == {"offset": 2}
     assert put(runner, 2, [point(2)]).json == {"offset": 3}
-    assert [each["step"] for each in series("?name=loss")[0]["points"]] == [0, 1, 2]
+    assert [one["step"] for one in series("?name=loss")[0]["points"]] == [0, 1, 2]
 
 
 def test_a_long_series_is_thinned_and_keeps_its_last_point(runner, series):
@@ -69,13 +69,13 @@ def test_a_long_series_is_thinned_and_keeps_its_last_point(runner, series):
         put(runner, offset, [point(step) for step in range(offset, offset + 1000)])
     for most in (1, 2, 7, 999, 1000):
         [found] = series(f"?name=loss&points={most}")
-        steps = [each["step"] for each in found["points"]]
+        steps = [one["step"] for one in found["points"]]
         assert found["count"] == 3000
         assert most / 2 <= len(steps) <= most
         distance = -(-3000 // most)
         assert steps == list(range(2999, -1, -distance))[::-1], "the steps have the same distance"
     assert len(series("?name=loss")[0]["points"]) == 1000
-    assert [each["step"] for each in series("?name=loss&after=2997")[0]["points"]] == [2997, 2998, 2999]
+    assert [one["step"] for one in series("?name=loss&after=2997")[0]["points"]] == [2997, 2998, 2999]
 
 
 def test_the_number_of_points_is_limited(runner, app, wsgi, tmp_path):
@@ -118,13 +118,58 @@ def test_the_numbers_of_the_report_are_metrics_without_a_step(runner, series, ad
     metrics = {"loss": 2, "robust": {"accuracy": 0.5, "at": {"0.1": 7}}, "name": "x", "good": True, "all": [1]}
     assert runner.report(metrics=metrics).status_int == 200
     assert ada("GET", f"jobs/{runner.claim.job_id}").json["metrics"] == metrics
-    found = {each["name"]: (each["count"], each["last"]["step"], each["last"]["value"]) for each in series()}
+    found = {one["name"]: (one["count"], one["last"]["step"], one["last"]["value"]) for one in series()}
     assert found == {"loss": (2, None, 2), "robust.accuracy": (1, None, 0.5), "robust.at.0.1": (1, None, 7)}
     ada("DELETE", ada("GET", f"jobs/{runner.claim.job_id}").json["run"], status=200)
 
 
 def test_many_numbers_of_a_report_are_limited(runner, series):
-    metrics = {**{f"m{number}": number for number in range(NAMES + 10)}, "x" * 201: 1}
-    assert len(list(numbers(metrics))) == NAMES + 11
+    put(runner, 0, [point(1, name="last")])
+    metrics = {**{f"m{number}": number for number in range(NAMES + 10)}, "x" * 201: 1, "last": 2}
+    assert len(list(numbers(metrics))) == NAMES + 12
     assert runner.report(metrics=metrics).status_int == 200
+    found = {one["name"]: one["count"] for one in series()}
+    assert len(found) == NAMES
+    assert (found["last"], found["m0"], found[f"m{NAMES - 2}"]) == (2, 1, 1)
+
+
+def test_the_number_of_names_is_limited(runner, series):
+    many = [point(1, name=f"m{number}") for number in range(NAMES)]
+    put(runner, 0, many[1:])
+    assert is_problem(put(runner, NAMES - 1, [point(1, name="m0"), point(1, name="other")]), 409)["limit"] == NAMES
+    assert put(runner, NAMES - 1, [point(1, name="m0"), point(2, name="m1")]).json == {"offset": NAMES + 1}
+    assert is_problem(put(runner, NAMES + 1, [point(1)]), 409)["limit"] == NAMES
     assert len(series()) == NAMES
+
+
+def test_earlier_attempts_keep_their_metrics(runner, series, ada, bob, app, wsgi):
+    put(runner, 0, [point(1, 3)])
+    runner.report("FAILED")
+    url = ada("GET", f"jobs/{runner.claim.job_id}").json["url"]
+    ada("POST", f"{url}/retry", status=200)
+    [again] = claimed(app, wsgi)
+    put(again, 0, [point(1, 4)])
+    for number, value in ((1, 3), (2, 4)):
+        attempt = ada("GET", f"{url}/attempts/{number}").json
+        [found] = ada("GET", f"{attempt['metrics']}?name=loss", status=200).json["series"]
+        assert [one["value"] for one in found["points"]] == [value]
+        is_problem(bob("GET", attempt["metrics"]), 404)
+    assert series()[0]["last"]["value"] == 4
+    is_problem(ada("GET", f"{url}/attempts/3/metrics"), 404)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_a_value_that_is_no_finite_number_is_an_error(value, runner, series):
+    body = f'{{"points": [{{"name": "a", "value": {value}, "step": 1, "time": 1}}]}}'.encode()
+    headers = {"Content-Type": "application/json"}
+    is_problem(runner("PUT", f"{runner.url}/metrics?offset=0", body=body, headers=headers), 400)
+    assert series() == []
+
+
+def test_a_huge_cursor_is_after_all_points_or_an_error(runner, series, ada):
+    put(runner, 0, [point(1)])
+    [found] = series(f"?name=loss&after={2**63 - 1}")
+    assert (found["count"], found["points"]) == (1, [])
+    url = ada("GET", f"jobs/{runner.claim.job_id}").json["url"]
+    for after in (2**63, 10**30, -1):
+        is_problem(ada("GET", f"{url}/metrics?name=loss&after={after}"), 422, "after")

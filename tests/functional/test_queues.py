@@ -60,7 +60,7 @@ def claim(wsgi):
         ids = []
         for _ in range(most):
             with wsgi.registry.database.writing.begin() as session:
-                ids += [each.job_id for each in attempts.claim(session, worker, 1, 60)]
+                ids += [claim.job_id for claim in attempts.claim(session, worker, 1, 60)]
         return ids
 
     return take
@@ -72,7 +72,7 @@ def reason(ada):
 
     def read(job):
         document = ada("GET", f"jobs/{job}", status=200).json
-        [listed] = [each for each in ada("GET", "jobs", status=200).json["items"] if each["id"] == job]
+        [listed] = [one for one in ada("GET", "jobs", status=200).json["items"] if one["id"] == job]
         assert listed["reason"] == document["reason"]
         return document["reason"]
 
@@ -116,7 +116,7 @@ class TestDocuments:
         after = ada("GET", gpu["url"], status=200).json
         assert (after["waiting"], after["running"], after["workers"]) == (2, 1, ["all", "cards"])
         assert after["waiting_since"] == ada("GET", f"jobs/{jobs[1]}").json["queued"]
-        listed = {each["name"]: each for each in ada("GET", "queues", status=200).json["items"]}
+        listed = {queue["name"]: queue for queue in ada("GET", "queues", status=200).json["items"]}
         assert listed["gpu"] == after
         assert listed["default"]["workers"] == ["all"]
 
@@ -234,7 +234,7 @@ class TestDeletion:
         root("PUT", f"{gpu['url']}/lock", status=200)
         root("DELETE", gpu["url"], status=200)
         assert ada("GET", f"jobs/{ended}").json["queue"] is None
-        assert [each["name"] for each in ada("GET", "queues").json["items"]] == ["default"]
+        assert [queue["name"] for queue in ada("GET", "queues").json["items"]] == ["default"]
         assert root("POST", "queues", {"name": "gpu"}, status=201).json["waiting"] == 0
         # What comes back, such as by a retry, is served like the default queue.
         db.execute(sa.update(Job).where(Job.id == retried).values(status="QUEUED", ended=None))
@@ -304,7 +304,7 @@ class TestClaims:
         root("PATCH", gpu["url"], {"limit": 2}, status=200)
         jobs = queued(3, "gpu")
         with wsgi.registry.database.writing.begin() as session:
-            assert [each.job_id for each in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
+            assert [claim.job_id for claim in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
         assert claim() == []
         assert reason(jobs[2]) == "The limit of 2 running jobs of queue gpu is reached."
         root("PATCH", gpu["url"], {"limit": 3}, status=200)
@@ -342,7 +342,7 @@ def claims_at_once(wsgi, most):
                 while not second.done() and not monitor.scalar(sa.text(WAITING)):
                     wait([second], 0.002)
         session.commit()
-        return [[each.job_id for each in claims] for claims in (first, second.result(60))]
+        return [[claim.job_id for claim in claims] for claims in (first, second.result(60))]
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

@@ -72,8 +72,8 @@ def steer_something(service: Service, chance: random.Random, *, cancels: bool) -
 
 def runners(service: Service) -> list[Process]:
     """The runners of the schedulers, the idle ones included."""
-    found = [each for scheduler in service.schedulers for each in service.family(scheduler)]
-    return [each for each in found if "mlapi.execution.runner" in each.command]
+    found = [process for scheduler in service.schedulers for process in service.family(scheduler)]
+    return [process for process in found if "mlapi.execution.runner" in process.command]
 
 
 def kill_something(service: Service, chance: random.Random) -> None:
@@ -116,7 +116,7 @@ def survive(service: Service, note: Path, runs: int, seed: int, seconds: float) 
         steer_something(service, chance, cancels=passed < seconds / 8)
     wait_for(lambda: no_folder_left(service), "the folders of attempts to be removed", 60)
     functions = {process(int(line)) for line in note.read_text().split()}
-    wait_for(lambda: not any(each.lives for each in functions), "the functions to end", 20)
+    wait_for(lambda: not any(function.lives for function in functions), "the functions to end", 20)
     assert service.violations() == []
 
 

@@ -237,13 +237,16 @@ def test_production_and_its_operation(newcomer: Newcomer) -> None:
     *_, production = blocks("README.md")
     api = Http(port := free_port())
     operation = "\n".join(["PATH=$PWD/.venv/bin:$PATH", *blocks("docs/operation.md")])
-    script = f"{production}\n{operation}\nread -rp '[Enter] '\nkill %1 %2\nwait\n"
+    ready = f"until curl -s 127.0.0.1:{port}/health/live; do sleep 0.1; done"
+    script = f"{production}\n{ready}\n{operation}\nread -rp '[Enter] '\nkill %1 %2\nwait\n"
     for output in newcomer.type(script, MLAPI_PORT=str(port)):
         if output.endswith("[Enter] "):
             wait_for(lambda: api("GET", API).json["scheduler"], "the scheduler")
             token = api("POST", "auth/token", {"name": "alice", "password": SECRET}).json["access_token"]
             assert Http(port, token)("GET", "users/alice").json["role"] == "admin"
     assert "Created admin alice." in output
+    assert '"name":"gpu"' in output.replace(" ", "")
+    assert "Locked gpu." in output
     assert "No violations." in output
     assert "Traceback" not in output
     made = {path.name: oct(path.stat().st_mode & 0o777) for path in (newcomer.home / "mlapi").iterdir()}

@@ -118,7 +118,7 @@ def test_the_second_run_is_finished_at_its_start(start, jobs, states, execute, a
 def test_needs_few_statements_for_any_number_of_first_jobs(ada, count, file, execute, wsgi):
     costs = []
     for size in (2, 9):
-        tasks = ({"function": count, "arguments": {"by": size * 10 + each}, "after": []} for each in range(size))
+        tasks = ({"function": count, "arguments": {"by": size * 10 + number}, "after": []} for number in range(size))
         pipeline, _ = pipeline_of(ada, *tasks)
         ada("POST", pipeline["runs"], {"files": [file]}, status=201)
         execute()

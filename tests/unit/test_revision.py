@@ -3,6 +3,7 @@
 import datetime
 import shlex
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyramid.paster import get_appsettings
 
 from mlapi import revision
 from mlapi.database import make_engine
+from mlapi.models.metrics import Metric
 from mlapi.settings import Settings
 from tests.support import new_database, write_ini
 
@@ -47,7 +49,7 @@ def at(settings: Settings, number: str) -> None:
 
 def test_the_revisions_are_those_of_alembic() -> None:
     known = ScriptDirectory(str(revision.MIGRATIONS)).walk_revisions()
-    assert revision.revisions() == tuple(each.revision for each in known)
+    assert revision.revisions() == tuple(script.revision for script in known)
 
 
 def test_the_command_of_the_refusal_migrates_the_database(settings: Settings, ini: Path) -> None:
@@ -112,17 +114,75 @@ OLDER: dict[str, dict[str, Any]] = {
 ANY: dict[type, object] = {str: "", int: 0, bool: False, object: {}, datetime.datetime: datetime.datetime(2026, 1, 1)}  # noqa: DTZ001
 
 
-def test_older_jobs_get_the_pipelines_of_their_runs(settings: Settings) -> None:
-    revision.upgrade(settings.database_url, "0002")
+@pytest.fixture
+def older(settings: Settings) -> Iterator[Callable[[str, dict[str, Any]], sa.Engine]]:
+    """Creates a database at an older revision with the older rows, with changed values."""
     engine = make_engine(settings.database_url)
-    tables = sa.MetaData()
-    tables.reflect(engine)
-    with engine.begin() as db:
-        for name, values in OLDER.items():
-            columns = tables.tables[name].c
-            others = {column.name: ANY[column.type.python_type] for column in columns if not column.nullable}
-            db.execute(tables.tables[name].insert().values(others | values))
+
+    def create(number: str, changed: dict[str, Any]) -> sa.Engine:
+        revision.upgrade(settings.database_url, number)
+        tables = sa.MetaData()
+        tables.reflect(engine)
+        with engine.begin() as db:
+            for name in {**OLDER, **changed}:
+                columns = tables.tables[name].c
+                others = {column.name: ANY[column.type.python_type] for column in columns if not column.nullable}
+                values = OLDER.get(name, {}) | changed.get(name, {})
+                db.execute(tables.tables[name].insert().values(others | values))
+        return engine
+
+    yield create
+    engine.dispose()
+
+
+def test_older_jobs_get_the_pipelines_of_their_runs(settings: Settings, older: Any) -> None:
+    engine = older("0002", {})
     revision.upgrade(settings.database_url)
     with engine.connect() as db:
         assert db.execute(sa.text("SELECT id, pipeline_id FROM jobs")).all() == [(5, 7)]
+
+
+METRICS = {
+    "accuracy": 0.75,
+    "robust": {"at": {"0.1": 7, "why": "x"}, "loss": -1e-300},
+    "deep": [1],
+    "good": True,
+    "none": None,
+    "text": "1",
+    "x" * 201: 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "points"),
+    [("FINISHED", [("accuracy", 0.75), ("robust.at.0.1", 7.0), ("robust.loss", -1e-300)]), ("FAILED", [])],
+)
+def test_the_metrics_of_older_jobs_become_points(status: str, points: Any, settings: Settings, older: Any) -> None:
+    ended = datetime.datetime(2026, 2, 3)  # noqa: DTZ001
+    job = {"pipeline_id": 7, "attempt": 2, "status": status, "metrics": METRICS, "ended": ended}
+    engine = older("0003", {"jobs": job, "attempts": {"id": 4, "job_id": 5, "number": 2}})
+    revision.upgrade(settings.database_url)
+    with engine.connect() as db:
+        found = db.execute(sa.select(Metric).order_by(Metric.name)).all()
+    assert [(point.name, point.value) for point in found] == points
+    assert sorted(point.number for point in found) == list(range(1, len(points) + 1))
+    assert all((point.attempt_id, point.step, point.time) == (4, None, ended) for point in found)
+
+
+NOTE = """
+CREATE TABLE limits (value text);
+CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO limits VALUES (current_setting('statement_timeout')); END $$;
+CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note();
+"""
+
+
+def test_the_statements_of_migrations_have_no_time_limit(postgresql: str) -> None:
+    url = new_database(postgresql)
+    engine = make_engine(url)
+    with engine.begin() as db:
+        db.exec_driver_sql(NOTE)
+    revision.upgrade(url)
+    with engine.connect() as db:
+        assert set(db.scalars(sa.text("SELECT value FROM limits"))) == {"0"}
     engine.dispose()

@@ -18,7 +18,11 @@ from pathlib import Path
 import pytest
 
 import mlapi.execution
-from mlapi.execution.log import INTERVAL
+from mlapi.execution.bounds import Bounds
+from mlapi.execution.client import Client
+from mlapi.execution.lease import Lease
+from mlapi.execution.log import INTERVAL, Log
+from mlapi.execution.series import Series
 from tests.processes import alive, wait_for
 
 TOKEN = "a-token-of-one-attempt-that-nobody-else-may-see"
@@ -435,7 +439,7 @@ def test_a_function_that_ignores_its_time_limit_is_killed(server, start):
     assert not alive(pid)
     assert report["status"] == "FAILED"
     assert report["reason"] == "The function was stopped after its time limit of 0.5 s. The log ends with:\nno"
-    assert (report["failure"], report["exit_code"]) == ("timeout", -signal.SIGKILL)
+    assert (report["failure"], report["exit_code"]) == ("timeout", 128 + signal.SIGKILL)
     # It was asked before it was killed.
     assert server.log == b"no\n"
 
@@ -741,7 +745,7 @@ def test_the_report_of_an_attempt_without_a_process_has_neither_usage_nor_an_exi
 
 
 @pytest.mark.parametrize(
-    ("main", "exit_code"), [("finish()", 0), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", -9), ("pass", 0)]
+    ("main", "exit_code"), [("finish()", 0), ("sys.exit(75)", 75), ("os.kill(os.getpid(), 9)", 137), ("pass", 0)]
 )
 def test_the_report_has_the_exit_code_of_the_function(main, exit_code, start):
     assert start(main).report()["exit_code"] == exit_code
@@ -777,7 +781,7 @@ finish()
     Path(go).touch()
     report = runner.report()
     assert (report["status"], report["outputs"]) == ("FINISHED", [])
-    assert [(each["name"], each["value"], each["step"]) for each in server.points] == [
+    assert [(found["name"], found["value"], found["step"]) for found in server.points] == [
         ("loss", 1, 1),
         ("loss", 0.5, 2),
         ("end", -3e-300, None),
@@ -804,9 +808,73 @@ finish()
         **LIMITS,
     )
     assert runner.report()["status"] == "FINISHED"
-    assert [(each["name"], each["value"]) for each in server.points] == [("a", 2)]
+    assert [(found["name"], found["value"]) for found in server.points] == [("a", 2)]
     [line] = server.log.decode().splitlines()
     assert line.startswith("[mlapi] Line 1 of metrics.jsonl is ignored, and so are further ones that are wrong: Expect")
+
+
+def test_a_file_of_broken_lines_is_read_up_to_a_thousand_of_them(server, start):
+    runner = start(
+        """
+with open(f"{job}/output/metrics.jsonl", "wb") as lines:
+    lines.write(b'{"name": "a", "value": 1}' + bytes([10]))
+    for _ in range(64):
+        lines.write(b"x\\n" * 2**19)
+time.sleep(60)
+""",
+        **LIMITS,
+    )
+    wait_for(lambda: server.points, "the first point")
+    server.cancel = True
+    assert runner.report()["status"] == "CANCELLED"
+    assert [found["value"] for found in server.points] == [1]
+    first, last = server.log.decode().splitlines()
+    assert first.startswith("[mlapi] Line 2 of metrics.jsonl is ignored, and so are further ones that are wrong: Expec")
+    assert last == "[mlapi] metrics.jsonl has 1000 lines that are wrong; the rest is ignored."
+
+
+def test_a_file_of_metrics_over_its_size_is_read_up_to_it(server, start):
+    main = """
+with open(f"{job}/output/metrics.jsonl", "wb") as lines:
+    lines.write(b'{"name": "a", "value": 1}' + bytes([10]))
+    lines.truncate(2**26)
+    lines.seek(2**26)
+    lines.write(bytes([10]) + b'{"name": "a", "value": 2}' + bytes([10]))
+finish()
+"""
+    assert start(main, **LIMITS).report()["status"] == "FINISHED"
+    assert [found["value"] for found in server.points] == [1]
+    assert server.log.decode().splitlines() == [
+        "[mlapi] Line 2 of metrics.jsonl is ignored, and so are further ones that are wrong: "
+        "it has more than 4096 bytes.",
+        "[mlapi] metrics.jsonl is larger than 67108864 bytes; the rest is ignored.",
+    ]
+
+
+def test_metrics_are_not_read_beyond_the_end_of_an_attempt(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("x\n")
+    bounds = Bounds(Lease())
+    client = Client("http://127.0.0.1:1", TOKEN, bounds)
+    log = Log(client, 2**20, 2**20)
+    bounds.cancelled = True
+    series = Series(client, bounds, log, str(tmp_path), 10, 10)
+    series.start()
+    series.close()
+    assert log.last_lines() == ""
+
+
+@pytest.mark.parametrize("size", [2**16 - 10, 2**16, 2**17])
+def test_notes_of_the_runner_appear_in_a_log_over_its_limit(size, server, start):
+    runner = start(
+        METRICS + f"sys.stdout.write('y' * {size}); sys.stdout.flush()\nlines.write('x' + chr(10)); finish(['x'])",
+        log_limit=2**16,
+        **LIMITS,
+    )
+    assert runner.report()["status"] == "FINISHED"
+    assert len(server.log) <= 2**16
+    text, note, last = server.log.decode().splitlines()
+    assert note.startswith("[mlapi] Line 1 of metrics.jsonl is ignored")
+    assert last == f"[mlapi] Log limit of 65536 bytes reached: {size - len(text)} bytes dropped."
 
 
 def test_metrics_of_a_million_names_are_capped(server, start):
@@ -825,7 +893,7 @@ finish()
     )
     assert runner.report()["status"] == "FINISHED"
     assert len(server.points) == 5000
-    assert {each["name"] for each in server.points} == {"m0", "m1", "m2"}
+    assert {found["name"] for found in server.points} == {"m0", "m1", "m2"}
     assert server.log.decode().splitlines() == [
         "[mlapi] Metrics have more than 3 names; the others are ignored.",
         "[mlapi] Metrics have the maximum of 5000 points; further ones are ignored.",
@@ -846,7 +914,7 @@ def test_a_lost_response_to_metrics_duplicates_nothing(server, start):
     server.fault = fault
     runner = start(METRICS + "for step in range(1200): add(name='a', value=step)\nfinish()", **LIMITS)
     assert runner.report()["status"] == "FINISHED"
-    assert [each["value"] for each in server.points] == list(range(1200))
+    assert [found["value"] for found in server.points] == list(range(1200))
     assert len(lost) == 2
 
 
@@ -882,7 +950,7 @@ def test_a_stopped_runner_hands_its_job_back(server, start):
     report = runner.report()
     assert not alive(pid)
     assert report.pop("usage")["wall_seconds"] > 0
-    assert report.pop("exit_code") == -signal.SIGTERM
+    assert report.pop("exit_code") == 128 + signal.SIGTERM
     assert report == {"status": "RETURNED", "reason": "The runner was told to stop.", "fault": None}
     assert server.log == b"begun\n"
 

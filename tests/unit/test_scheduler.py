@@ -1,6 +1,7 @@
 """The scheduler: the number of claimed jobs, and lost workers."""
 
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi.database import Database
+from mlapi.execution import scheduler as scheduling
 from mlapi.execution.executors.base import Ticket
 from mlapi.execution.probe import ServiceCheck
 from mlapi.execution.runner import EXIT_REFUSED, EXIT_STOPPED, EXIT_UNREPORTED
 from mlapi.execution.scheduler import REFUSED, Scheduler
-from mlapi.models import Attempt, Base, Job, Worker, attempts, queues, runs
+from mlapi.models import Attempt, Base, Job, Worker, attempts, logs, queues, runs
 from mlapi.models.attempts import Report
 from mlapi.models.base import clock
 from mlapi.models.jobs import Status
@@ -159,6 +161,35 @@ def test_a_scheduler_writes_nothing_for_jobs_that_it_cannot_take(database: Datab
     assert scheduler.tick() is False
     assert seen
     assert all(statement.startswith(("SELECT", "BEGIN DEFERRED")) for statement in seen), seen
+
+
+def test_a_log_that_cannot_be_stored_stops_neither_the_sweep_nor_other_logs(
+    database: Database, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, _ = make(sweep_grace="0.001", job_attempts="1")
+    scheduler.tick()
+    store = open_store(scheduler._settings.media_dir)
+    logged = {1: b"first", 2: b"second"}
+    for attempt_id, content in logged.items():
+        with database.writing.begin() as db:
+            logs.append(db, db.get_one(Attempt, attempt_id).fence, 0, content, 100)
+        reported(database, attempt_id)
+    with database.writing.begin() as db:
+        db.execute(sa.update(Attempt).values(ended=clock(-601)))
+    obstacle, other = (hashlib.sha256(content).hexdigest() for content in logged.values())
+    folder = store.root / "sha256" / obstacle[:2]
+    folder.rmdir()
+    folder.touch()
+    orphan = store.put([b"orphan"]).sha256
+    monkeypatch.setattr(scheduling, "FIRST_SWEEP", 0.01)
+    thread = threading.Thread(target=scheduler._sweep_periodically, daemon=True)
+    thread.start()
+    wait_for(lambda: store.size(other) == len(b"second"), "the log of the second attempt")
+    scheduler.stop()
+    thread.join(20)
+    assert store.size(orphan) is None
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "1 logs of attempts cannot be stored. They are tried again."
 
 
 def test_a_job_whose_workers_are_lost_has_a_reason(database: Database, make: Make) -> None:

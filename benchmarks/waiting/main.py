@@ -1,0 +1,5 @@
+"""A module that waits until it is stopped."""
+
+import time
+
+time.sleep(600)
