@@ -7,9 +7,9 @@ from statistics import median
 
 import sqlalchemy as sa
 
-from benchmarks.growth import GOAL, REPEATS, ROWS, database
+from benchmarks.growth import GOAL, REPEATS, ROWS
 from benchmarks.growth import fill as fill_with
-from benchmarks.service import Service, temporary_folder
+from benchmarks.service import Service, postgresql, temporary_folder
 from benchmarks.table import Row
 from mlapi.database import Database, analyze
 from mlapi.models import attempts, dispatch, workers
@@ -39,7 +39,9 @@ def claims(_seconds: float) -> list[Row]:
     """Measure claims, and looks at the queues that find a job, on both databases."""
     rows = []
     for kind in ("SQLite", "PostgreSQL"):
-        with database(kind) as server, contextlib.ExitStack() as running:
+        with contextlib.ExitStack() as running:
+            folder = running.enter_context(temporary_folder())
+            server = running.enter_context(postgresql(folder)) if kind == "PostgreSQL" else ""
             small, large = (running.enter_context(filled(server, *size)) for size in SIZES)
             for what, measure in ((f"a claim of {SLOTS} jobs", _claim), ("a look at the queues", _look)):
                 times = [measure(each) for each in REPEATS * (large, small)]

@@ -277,19 +277,29 @@ class TestClaims:
         assert reason(large) is None
         assert claim("large") == [large]
 
-    def test_only_the_head_of_a_queue_is_searched_for_jobs_that_fit(self, queued, claim, worker, db):
-        worker("tests", gpus=0)
-        [first] = queued(1, gpus=1)
+    @pytest.mark.parametrize("head", [{"gpus": 5}, {"gpus": 5, "rank": -100}, {"not_before": at("2100-01-01")}])
+    def test_jobs_that_cannot_start_hide_none_behind_them(self, head, queued, claim, worker, db):
+        worker("tests", gpus=4)
+        [first] = queued(1, **head)
         row = dict(db.execute(sa.select(Job.__table__).where(Job.id == first)).mappings().one())
         del row["id"]
-        copies = [{**row, "position": number} for number in range(2, dispatch.WINDOW + 1)]
-        db.execute(sa.insert(Job), copies)
+        db.execute(sa.insert(Job), [{**row, "position": number} for number in range(2, 151)])
         db.commit()
-        [small] = queued()
-        assert claim() == []
-        db.execute(sa.delete(Job).where(Job.position == 2))
-        db.commit()
-        assert claim() == [small]
+        behind = queued(1, gpus=4)
+        assert claim(most=2) == behind
+
+    def test_jobs_of_different_needs_are_claimed_by_priority_and_age(self, queued, claim, worker):
+        worker("tests", cpus=4, memory=2**30, gpus=1)
+        needs = ({"gpus": 1}, {}, {"cpus": 2, "memory": 10}, {"cpus": 2, "memory": 5}, {"gpus": 0}, {"gpus": 1})
+        jobs = [job for need in needs for job in queued(1, **need)]
+        preferred = queued(1, cpus=0.5, gpus=1, rank=-1)
+        due = queued(1, not_before=at("2000-01-01"))
+        assert claim(most=9) == [*preferred, *jobs, *due]
+
+    def test_jobs_whose_time_has_come_are_claimed_by_that_time(self, queued, claim, worker):
+        worker()
+        jobs = [job for time in ("2000-01-02", "2000-01-01") for job in queued(1, not_before=at(time))] + queued()
+        assert claim(most=3) == [jobs[1], jobs[0], jobs[2]]
 
     def test_a_job_waits_for_the_time_of_its_next_attempt(self, queued, claim, worker, reason):
         worker()
