@@ -13,7 +13,7 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from mlapi.models.base import Json, clock
 from mlapi.models.jobs import NEEDS, Job, Status
-from mlapi.models.queues import DEFAULT, Queue
+from mlapi.models.queues import Queue
 from mlapi.models.workers import Worker
 
 ALL = "*"
@@ -62,14 +62,10 @@ def _postgresql_texts(element: texts_of, compiler: SQLCompiler, **options: objec
     return f"json_array_elements_text({compiler.process(element.clauses, **options)})"
 
 
-SERVED_NAME = sa.func.coalesce(queues.name, DEFAULT)
-"""The name of a queue. A job that comes back to a deleted queue, such as by a retry, is served like the default one."""
-
-
 def serves() -> Condition:
     """The condition that a worker serves a queue; a worker without a list serves all."""
     names = texts_of(workers.queues).table_valued("value", name="served")
-    mine = names.c.value.in_([ALL, SERVED_NAME])
+    mine = names.c.value.in_([ALL, queues.name])
     named = sa.exists(
         sa.select(sa.literal(1)).select_from(names).where(mine).correlate(Worker.__table__, Queue.__table__)
     )
@@ -98,16 +94,21 @@ _SERVED = (
 )
 """The unlocked queues that a worker serves; a worker without a row serves all."""
 
-_LOCK = (
-    _SERVED.where(queues.job_limit.is_not(None))
-    .order_by(queues.id)
-    .with_for_update(key_share=True, of=Queue.__table__)  # Jobs can still be added to the queue.
+_ORDERED = _SERVED.order_by(queues.id)
+_LOCKS = (
+    _ORDERED.with_for_update(read=True, key_share=True, of=Queue.__table__),
+    # Jobs can still be added to the queue.
+    _ORDERED.where(queues.job_limit.is_not(None)).with_for_update(key_share=True, of=Queue.__table__),
 )
 
 
-def lock_limits(db: Session, worker: str) -> None:
-    """Lock the queues with limits that a worker serves, so that two claims do not count the same running jobs."""
-    db.execute(_LOCK, {"worker": worker})
+def lock_queues(db: Session, worker: str) -> None:
+    """Protect the queues that a worker serves: none is locked or deleted before the claim is committed.
+
+    Those with limits are locked against other claims, so that two claims do not count the same running jobs.
+    """
+    for lock in _LOCKS:
+        db.execute(lock, {"worker": worker})
 
 
 def heads(

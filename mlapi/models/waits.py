@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from mlapi.database import Reader
 from mlapi.models.base import clock
-from mlapi.models.dispatch import RUNNING_JOBS, SERVED_NAME, Condition, fits, jobs, queues, serves
+from mlapi.models.dispatch import RUNNING_JOBS, Condition, fits, jobs, queues, serves
 from mlapi.models.jobs import Job, JobDependency, JobParent, Status
 from mlapi.models.queues import Queue
 from mlapi.models.workers import LIVES, NOBODY, Worker
@@ -53,11 +53,11 @@ def _time(value: sa.ColumnElement[object]) -> Text:
     return sa.func.replace(sa.func.substr(sa.cast(value, sa.Text), 1, 19), " ", "T") + "Z"
 
 
-_name = "queue " + SERVED_NAME
+_name = "queue " + queues.name
 _full = sa.and_(queues.job_limit.is_not(None), queues.job_limit <= RUNNING_JOBS)
 _obstacle = sa.case(
     (~sa.exists().where(LIVES), NOBODY),
-    (queues.locked, "Queue " + SERVED_NAME + " is locked."),
+    (queues.locked, "Queue " + queues.name + " is locked."),
     (~_lives(sa.true()), "No worker serves " + _name + "."),
     (~_lives(fits(jobs)), "No worker has the resources (" + _needs() + ")."),
     (_full, "The limit of " + _text(queues.job_limit) + " running jobs of " + _name + " is reached."),
