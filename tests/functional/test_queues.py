@@ -6,10 +6,8 @@ from datetime import datetime
 import pytest
 import sqlalchemy as sa
 
-from mlapi.errors import Conflict
-from mlapi.models import Event, Job, Task, attempts, dispatch, queues, workers
+from mlapi.models import Event, Job, Task, attempts, deletion, dispatch, queues, workers
 from mlapi.models.base import clock
-from mlapi.models.queues import DEFAULT_ID
 from mlapi.models.workers import Offer
 from tests.support import API, is_problem, pipeline_of
 
@@ -60,7 +58,7 @@ def claim(wsgi):
         ids = []
         for _ in range(most):
             with wsgi.registry.database.writing.begin() as session:
-                ids += [each.job_id for each in attempts.claim(session, worker, 1, 60)]
+                ids += [taken.job_id for taken in attempts.claim(session, worker, 1, 60)]
         return ids
 
     return take
@@ -72,7 +70,7 @@ def reason(ada):
 
     def read(job):
         document = ada("GET", f"jobs/{job}", status=200).json
-        [listed] = [each for each in ada("GET", "jobs", status=200).json["items"] if each["id"] == job]
+        [listed] = [item for item in ada("GET", "jobs", status=200).json["items"] if item["id"] == job]
         assert listed["reason"] == document["reason"]
         return document["reason"]
 
@@ -116,7 +114,7 @@ class TestDocuments:
         after = ada("GET", gpu["url"], status=200).json
         assert (after["waiting"], after["running"], after["workers"]) == (2, 1, ["all", "cards"])
         assert after["waiting_since"] == ada("GET", f"jobs/{jobs[1]}").json["queued"]
-        listed = {each["name"]: each for each in ada("GET", "queues", status=200).json["items"]}
+        listed = {queue["name"]: queue for queue in ada("GET", "queues", status=200).json["items"]}
         assert listed["gpu"] == after
         assert listed["default"]["workers"] == ["all"]
 
@@ -188,20 +186,30 @@ class TestLocks:
         root("DELETE", f"{gpu['url']}/lock", status=200)
         assert claim() == [job]
 
-    def test_a_locked_or_deleted_queue_takes_no_run(self, gpu, root, db):
-        named = queues.ids(db, ["gpu", "nothing"])
-        assert named.keys() == {"gpu"}
-        queues.check_open(db, [DEFAULT_ID, *named.values()])
-        db.rollback()
+    def test_a_locked_or_deleted_queue_takes_no_run(self, gpu, root, ada, helloworld):
+        pipeline, _ = pipeline_of(ada, {"function": helloworld})
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]], "queue": gpu["url"]}
+        run = ada("POST", pipeline["runs"], body, status=201).json
+        ada("POST", f"{run['url']}/cancel", status=200)
         root("PUT", f"{gpu['url']}/lock", status=200)
-        with pytest.raises(Conflict, match=r"^Queue gpu is locked\.$"):
-            queues.check_open(db, [DEFAULT_ID, *named.values()])
+        for url, content in ((pipeline["runs"], body), (f"{run['url']}/rerun", {})):
+            assert is_problem(ada("POST", url, content), 409)["detail"] == "Queue gpu is locked."
+        root("DELETE", gpu["url"], status=200)
+        is_problem(ada("POST", pipeline["runs"], body), 422, "queue")
+        assert is_problem(ada("POST", f"{run['url']}/rerun", {}), 409)["detail"] == "The queue no longer exists."
+        ada("POST", f"{run['url']}/rerun", {"queue": f"{API}/queues/default"}, status=201)
 
-    def test_the_defaults_of_queues(self, root, db):
-        root("POST", "queues", {"name": "q", "timeout": 5, "resources": {"gpus": 1}}, status=201)
-        named = queues.ids(db, ["q"])["q"]
-        found = queues.defaults(db, [named, DEFAULT_ID])
-        assert found == {named: (5, None, {"gpus": 1}), DEFAULT_ID: (None, None, None)}
+    def test_no_job_of_a_queue_starts_after_the_answer_to_its_lock(self, root, gpu, queued, claim, wsgi, worker):
+        worker()
+        jobs = queued(2, "gpu")
+        with wsgi.registry.database.writing.begin() as session, ThreadPoolExecutor(1) as pool:
+            [taken] = attempts.claim(session, "tests", 1, 60)
+            locked = meanwhile(wsgi, pool, lambda: root("PUT", f"{gpu['url']}/lock", status=200))
+            assert not locked.done()
+            session.commit()
+            assert locked.result(60).json["running"] == 1
+        assert taken.job_id == jobs[0]
+        assert claim() == []
 
 
 class TestDeletion:
@@ -234,14 +242,41 @@ class TestDeletion:
         root("PUT", f"{gpu['url']}/lock", status=200)
         root("DELETE", gpu["url"], status=200)
         assert ada("GET", f"jobs/{ended}").json["queue"] is None
-        assert [each["name"] for each in ada("GET", "queues").json["items"]] == ["default"]
+        assert [queue["name"] for queue in ada("GET", "queues").json["items"]] == ["default"]
         assert root("POST", "queues", {"name": "gpu"}, status=201).json["waiting"] == 0
-        # What comes back, such as by a retry, is served like the default queue.
-        db.execute(sa.update(Job).where(Job.id == retried).values(status="QUEUED", ended=None))
-        db.commit()
+        document = ada("POST", f"{ada('GET', f'jobs/{retried}').json['url']}/retry", status=200).json
+        assert document["queue"].endswith("/queues/default")
         worker("cards", queues=["gpu"])
         worker("plain", queues=["default"])
         assert (claim("cards"), claim("plain")) == ([], [retried])
+
+    def test_a_run_that_starts_while_its_queue_is_deleted_is_a_conflict(self, ada, gpu, helloworld, wsgi):
+        pipeline, _ = pipeline_of(ada, {"function": helloworld, "queue": gpu["url"]})
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]]}
+        database = wsgi.registry.database
+        with database.writing.begin() as session, ThreadPoolExecutor(1) as pool:
+            deletion.delete_queue(session, queues.ids(session, ["gpu"])["gpu"], "default")
+            started = meanwhile(wsgi, pool, lambda: ada("POST", pipeline["runs"], body))
+            session.commit()
+            answer = started.result(60)
+        if database.lateral:
+            assert is_problem(answer, 409)["detail"] == "The queue no longer exists."
+        else:  # In SQLite, the request reads the tasks when the deletion is committed.
+            assert answer.status_int == 201
+
+    def test_jobs_that_move_have_an_event_and_wait_in_a_locked_queue(self, root, ada, gpu, queued, reason, worker):
+        worker()
+        [job] = queued(1, "gpu")
+        other = root("POST", "queues", {"name": "other"}, status=201).json
+        root("PUT", f"{other['url']}/lock", status=200)
+        root("DELETE", f"{gpu['url']}?move_to=other", status=200)
+        assert reason(job) == "Queue other is locked."
+        event = ada("GET", f"{ada('GET', f'jobs/{job}').json['url']}/events", status=200).json["items"][-1]
+        assert (event["actor"], event["action"], event["data"]) == ("user:root", "change", {"queue": "other"})
+
+    def test_a_queue_does_not_move_to_itself(self, root, gpu):
+        [error] = is_problem(root("DELETE", f"{gpu['url']}?move_to=gpu"), 422, "move_to")["errors"]
+        assert error["description"] == "Must be another queue than the one that is deleted."
 
 
 at = datetime.fromisoformat
@@ -314,7 +349,7 @@ class TestClaims:
         root("PATCH", gpu["url"], {"limit": 2}, status=200)
         jobs = queued(3, "gpu")
         with wsgi.registry.database.writing.begin() as session:
-            assert [each.job_id for each in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
+            assert [taken.job_id for taken in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
         assert claim() == []
         assert reason(jobs[2]) == "The limit of 2 running jobs of queue gpu is reached."
         root("PATCH", gpu["url"], {"limit": 3}, status=200)
@@ -346,13 +381,19 @@ def claims_at_once(wsgi, most):
             with database.writing.begin() as other:
                 return attempts.claim(other, "two", most, 60)
 
-        second = pool.submit(claim)
-        if database.lateral:  # In SQLite, the second transaction begins when the first has ended.
-            with database.reading() as monitor:
-                while not second.done() and not monitor.scalar(sa.text(WAITING)):
-                    wait([second], 0.002)
+        second = meanwhile(wsgi, pool, claim)
         session.commit()
-        return [[each.job_id for each in claims] for claims in (first, second.result(60))]
+        return [[taken.job_id for taken in claims] for claims in (first, second.result(60))]
+
+
+def meanwhile(wsgi, pool, function):
+    """Call a function in another thread while a transaction is open, until it waits for this transaction or ends."""
+    called = pool.submit(function)
+    if wsgi.registry.database.lateral:  # In SQLite, another transaction begins when the first has ended.
+        with wsgi.registry.database.reading() as monitor:
+            while not called.done() and not monitor.scalar(sa.text(WAITING)):
+                wait([called], 0.002)
+    return called
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
