@@ -11,7 +11,7 @@ from webtest import TestApp
 
 from benchmarks.claims import QUEUED
 from benchmarks.growth import fill
-from mlapi.models import dispatch, users
+from mlapi.models import Job, dispatch, users, waits
 from tests.functional.conftest import database_url
 from tests.functional.test_statements import statements
 from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, migrate, services, write_ini
@@ -133,6 +133,32 @@ def test_the_work_of_a_claim_does_not_grow(analyzed, large):
             assert len(dispatch.heads(db, "tests", 4)) == 4
             assert dispatch.waiting(db, "tests")
         assert {statement: found for statement in seen if (found := broken(db, statement, seen[statement]))} == {}
+        db.rollback()
+
+
+UNFIT = """
+INSERT INTO workers (name, host, gpus, heartbeat, health, faults, created)
+VALUES ('tests', '', 4, '2100-01-01 00:00:00.000000', '', 0, '2026-01-01 00:00:00.000000');
+UPDATE jobs SET queue_id = 1, gpus = CASE WHEN id % 2 = 0 THEN 5 END WHERE status = 'QUEUED'
+"""
+"""The statements that give half of the queued jobs needs that no worker has, in one queue."""
+
+
+def test_the_warnings_of_a_run_examine_jobs_with_the_same_needs_once(large):
+    engine, seen = large.registry.database.engine, {}
+    with engine.connect() as db:
+        db = db.execution_options(no_parameters=True)
+        for statement in f"{QUEUED}; {UNFIT}".replace(":size", "2000").split(";"):
+            db.exec_driver_sql(statement)
+        db = db.execution_options(no_parameters=False)
+        with executed(large, seen):
+            assert waits.warnings(db, Job.run_id == 1) == ["No worker has the resources (gpus: 5)."]
+        [(statement, parameters)] = seen.items()
+        if engine.dialect.name == "sqlite":
+            assert all(int(steps.split()[0]) < 100 for steps in broken_in_sqlite(db, statement, parameters))
+        else:
+            large_relations = {step.get("Relation Name") for step in broken_in_postgresql(db, statement, parameters)}
+            assert "workers" not in large_relations
         db.rollback()
 
 

@@ -424,6 +424,22 @@ class TestReasons:
         pipeline, _ = pipeline_of(ada, {"function": helloworld, "resources": {"cpus": 2}})
         assert ada("POST", pipeline["runs"], body, status=201).json["warnings"] == []
 
+    def test_the_answer_to_a_run_warns_of_jobs_that_wait_for_others(self, ada, root, gpu, helloworld, worker):
+        worker("tests", queues=["default"], gpus=0)
+        root("POST", "queues", {"name": "other"}, status=201)
+        pipeline, [task] = pipeline_of(ada, {"function": helloworld})
+        for settings in ({"queue": gpu["url"]}, {"resources": {"gpus": 4}}):
+            ada("POST", pipeline["tasks"], {"function": helloworld, "after": [task["url"]], **settings}, status=201)
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]]}
+        run = ada("POST", pipeline["runs"], body, status=201).json
+        expected = ["No worker has the resources (gpus: 4).", "No worker serves queue gpu."]
+        assert run["warnings"] == expected
+        simple, _ = pipeline_of(ada, {"function": helloworld, "queue": f"{API}/queues/other"})
+        after = ada("POST", simple["runs"], {**body, "depends_on": [run["url"]]}, status=201).json
+        assert after["warnings"] == ["No worker serves queue other."]
+        worker("all", queues=["*"], gpus=4)
+        assert ada("GET", run["url"]).json["warnings"] == ada("GET", after["url"]).json["warnings"] == []
+
     def test_a_pending_job_names_the_first_that_it_waits_for(self, ada, helloworld, queued, reason, db, worker, claim):
         worker()
         [before] = queued()
