@@ -92,9 +92,9 @@ QUERIES = {
         AND NOT EXISTS (SELECT 1 FROM job_parents
                         JOIN job_outputs ON job_outputs.job_id = job_parents.parent_id
                         WHERE job_parents.job_id = job_inputs.job_id AND job_outputs.file_id = files.id)""",
-    "I11 job {0} is {1}, but its queue {2} does not exist": """
-        SELECT jobs.id, jobs.status, jobs.queue_id FROM jobs LEFT JOIN queues ON jobs.queue_id = queues.id
-        WHERE queues.id IS NULL""",
+    "I11 job {0} is {1}, but its queue {2} is deleted": """
+        SELECT jobs.id, jobs.status, queues.id FROM jobs JOIN queues ON jobs.queue_id = queues.id
+        WHERE queues.name IS NULL AND jobs.status NOT IN ('FINISHED', 'FAILED', 'CANCELLED')""",
     "I8 module {0} has {1} versions, but version number {2}": """
         SELECT module_id, count(id), max(number) FROM module_versions GROUP BY module_id
         HAVING count(id) <> max(number)""",

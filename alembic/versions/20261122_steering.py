@@ -181,9 +181,10 @@ def upgrade() -> None:
         batch.add_column(sa.Column('not_before', sa.DateTime(), nullable=True))
         batch.create_foreign_key(op.f('fk_jobs_queue_id_queues'), 'queues', ['queue_id'], ['id'])
         batch.create_foreign_key(op.f('fk_jobs_reused_from_id_jobs'), 'jobs', ['reused_from_id'], ['id'], ondelete='SET NULL')
-        batch.create_index(op.f('ix_jobs_queue_id_status_rank_id'), ['queue_id', 'status', 'rank', 'id'], unique=False)
         batch.create_index(op.f('ix_jobs_reuse_key_id'), ['reuse_key', 'id'], unique=False)
         batch.create_index(op.f('ix_jobs_reused_from_id'), ['reused_from_id'], unique=False)
+    needs = [sa.text(f'coalesce({need}, 0)') for need in ('cpus', 'memory', 'gpus')]
+    op.create_index('ix_jobs_queue_id_status_needs', 'jobs', ['queue_id', 'status', *needs, 'rank', 'not_before', 'id'], unique=False)
     with changed('runs') as batch:
         batch.add_column(sa.Column('request_digest', sa.Text(), nullable=True))
         batch.add_column(sa.Column('grid_id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=True))
@@ -235,12 +236,12 @@ def downgrade() -> None:
         batch.drop_column('grid_id')
         batch.drop_column('request_digest')
 
+    op.drop_index('ix_jobs_queue_id_status_needs', 'jobs')
     with changed('jobs') as batch:
         batch.drop_constraint(op.f('fk_jobs_queue_id_queues'), type_='foreignkey')
         batch.drop_constraint(op.f('fk_jobs_reused_from_id_jobs'), type_='foreignkey')
         batch.drop_index(op.f('ix_jobs_reused_from_id'))
         batch.drop_index(op.f('ix_jobs_reuse_key_id'))
-        batch.drop_index(op.f('ix_jobs_queue_id_status_rank_id'))
         batch.drop_column('not_before')
         batch.drop_column('reused_from_id')
         batch.drop_column('reuse_key')

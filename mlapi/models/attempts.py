@@ -123,7 +123,7 @@ def claim(db: Session, worker: str, limit: int, lease: float, *, trial: bool = F
     The trial of a failing worker prefers a job that is not at its last attempt a fault of this worker, to find out
     whether the machine or that job is the cause.
     """
-    dispatch.lock_limits(db, worker)
+    dispatch.lock_queues(db, worker)
     if trial and (claims := _claim(db, worker, limit, lease, lambda job: ~_failed_here(worker, job))):
         return claims
     return _claim(db, worker, limit, lease)

@@ -11,7 +11,7 @@ from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, Gone, Invalid
 from mlapi.models.attempts import Attempt
 from mlapi.models.base import affected_rows, among
-from mlapi.models.events import record
+from mlapi.models.events import record, record_all
 from mlapi.models.files import File
 from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobOutput, JobParent
@@ -228,7 +228,8 @@ def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple
     """Delete a queue; its tasks and its jobs that have not ended move to the queue `target`.
 
     Returns their numbers. Raises `Gone`; `Conflict` for the default queue, and without a target
-    while tasks or such jobs refer to the queue; `Invalid` for a target that does not exist. Ended jobs do not change.
+    while tasks or such jobs refer to the queue; `Invalid` for a target that does not exist or is the queue itself. Jobs
+    wait in a locked target. Ended jobs do not change.
     """
     if queue_id == DEFAULT_ID:
         raise Conflict("The default queue cannot be deleted.")
@@ -239,11 +240,7 @@ def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple
         raise Gone()
     active = sa.and_(Job.queue_id == queue_id, Job.status.not_in(TERMINAL))
     if target is not None:
-        to = db.scalar(sa.select(Queue.id).where(Queue.name == target, Queue.id != queue_id))
-        if to is None:
-            raise Invalid.field("move_to", "Queue not found.")
-        tasks = affected_rows(db, sa.update(Task).where(Task.queue_id == queue_id).values(queue_id=to))
-        jobs = affected_rows(db, sa.update(Job).where(active).values(queue_id=to))
+        tasks, jobs = _move_queue(db, queue, target)
     else:
         tasks = jobs = 0
         if db.scalar(sa.select(sa.or_(sa.exists().where(active), sa.exists().where(Task.queue_id == queue_id)))):
@@ -257,6 +254,20 @@ def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple
         db.flush()
     wake_schedulers(db)
     return tasks, jobs
+
+
+def _move_queue(db: Session, queue: Queue, target: str) -> tuple[int, int]:
+    """Move the tasks of a queue, and its jobs that have not ended, to the queue `target`; returns their numbers."""
+    if target == queue.name:
+        raise Invalid.field("move_to", "Must be another queue than the one that is deleted.")
+    to = db.scalar(sa.select(Queue.id).where(Queue.name == target))
+    if to is None:
+        raise Invalid.field("move_to", "Queue not found.")
+    tasks = affected_rows(db, sa.update(Task).where(Task.queue_id == queue.id).values(queue_id=to))
+    active = sa.and_(Job.queue_id == queue.id, Job.status.not_in(TERMINAL))
+    jobs = db.execute(sa.update(Job).where(active).values(queue_id=to).returning(Job.id, Job.run_id)).all()
+    record_all(db, "change", "job", sorted((row.id, row.run_id) for row in jobs), queue=target)
+    return tasks, len(jobs)
 
 
 def delete_module(db: Session, module_id: int) -> int:

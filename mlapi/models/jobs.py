@@ -23,6 +23,12 @@ from mlapi.models.queues import DEFAULT_ID
 IDS = 10_000
 """Maximum number of ids in a statement; PostgreSQL takes 65,535 parameters, SQLite 32,766."""
 
+NEEDS = ("cpus", "memory", "gpus")
+"""The columns of the resources that a job needs; to need none is to need 0."""
+
+_NEEDS: list[Any] = [sa.text(f"coalesce({need}, 0)") for need in NEEDS]
+"""The needs in the index by which jobs are claimed."""
+
 
 class Status(enum.StrEnum):
     """The status of a job."""
@@ -77,7 +83,7 @@ class Job(Numbered):
         sa.Index(None, "pipeline_id", "status", "id"),
         sa.Index(None, "task_id"),
         sa.Index(None, "function_id", "status", "id"),
-        sa.Index(None, "queue_id", "status", "rank", "id"),
+        sa.Index("ix_jobs_queue_id_status_needs", "queue_id", "status", *_NEEDS, "rank", "not_before", "id"),
         sa.Index(None, "reuse_key", "id"),
         sa.Index(None, "reused_from_id"),
         sa.CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in Status)})", name="status"),

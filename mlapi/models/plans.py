@@ -106,7 +106,7 @@ def _queues(db: Session, errors: FieldErrors, options: RunOptions) -> dict[str, 
     """The ids of the queues that a run names; adds an error for every name without a queue."""
     names = {f"tasks.{number}.queue": each.changes.get("queue") for number, each in enumerate(options.tasks)}
     named = {where: name for where, name in {"queue": options.queue, **names}.items() if name is not None}
-    known = queues.ids(db, named.values()) if named else {}
+    known = queues.ids(db, named.values(), protected=False) if named else {}
     for where, name in named.items():
         if name not in known:
             errors.add(where, "Queue not found.")

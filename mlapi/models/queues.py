@@ -94,18 +94,23 @@ def set_lock(db: Session, queue_id: int, *, locked: bool) -> None:
         record(db, "lock" if locked else "unlock", "queue", queue_id, name=queue.name)
 
 
-def ids(db: Session, names: Iterable[str]) -> dict[str, int]:
-    """The ids of the queues with these names, as far as they exist; they are protected from deletion."""
-    query = protect(sa.select(Queue.name, Queue.id).where(Queue.name.in_(set(names))), Queue)
-    return {str(name): queue_id for name, queue_id in db.execute(query)}
+def ids(db: Session, names: Iterable[str], *, protected: bool = True) -> dict[str, int]:
+    """The ids of the queues with these names, as far as they exist.
+
+    They are `protected` from deletion, unless `check_open` protects them later, together with others and in order.
+    """
+    query = sa.select(Queue.name, Queue.id).where(Queue.name.in_(set(names))).order_by(Queue.id)
+    return {str(name): queue_id for name, queue_id in db.execute(protect(query, Queue) if protected else query)}
 
 
 def check_open(db: Session, queue_ids: Iterable[int]) -> None:
     """Raise `Conflict` if one of these queues is locked or deleted; protects them from deletion."""
-    query = sa.select(Queue.name, Queue.is_locked).where(Queue.id.in_(set(queue_ids))).order_by(Queue.id)
-    for name, locked in db.execute(protect(query, Queue)):
-        if name is None:
-            raise Conflict("The queue no longer exists.")
+    wanted = set(queue_ids)
+    query = sa.select(Queue.name, Queue.is_locked).where(Queue.id.in_(wanted)).order_by(Queue.id)
+    found = db.execute(protect(query, Queue)).all()
+    if len(found) < len(wanted) or any(name is None for name, _ in found):
+        raise Conflict("The queue no longer exists.")
+    for name, locked in found:
         if locked:
             raise Conflict(f"Queue {name} is locked.")
 

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict, FieldErrors, Gone
-from mlapi.models.base import JsonObject
-from mlapi.models.jobs import Job, JobParent, lock_run
+from mlapi.models.base import JsonObject, protect
+from mlapi.models.jobs import Job, JobParent
 from mlapi.models.modules import Function
 from mlapi.models.pipelines import Pipeline, Task
 from mlapi.models.plans import RunOptions
@@ -35,7 +35,8 @@ def rerun(
         return existing, False
     if not pipeline.enabled:
         raise Conflict("The pipeline is disabled.")
-    lock_run(db, run_id)  # Its functions are protected from deletion by its jobs.
+    # Its functions are protected from deletion by its jobs. A stronger lock could deadlock with `depends_on`.
+    db.execute(protect(sa.select(Run.id).where(Run.id == run_id), Run))
     jobs = db.execute(_JOBS, {"run": run_id}).all()
     if not jobs:
         raise Gone()

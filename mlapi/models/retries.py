@@ -6,10 +6,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict, Gone
+from mlapi.models.base import among, protect
 from mlapi.models.events import record
 from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobParent, Status, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.progress import advance
+from mlapi.models.queues import DEFAULT_ID, Queue
 from mlapi.models.runs import Run, status_of, statuses
 
 RETRIED = TERMINAL - {Status.FINISHED}
@@ -55,15 +57,19 @@ def _retry(db: Session, run_id: int, job_ids: list[int]) -> None:
     _check(db, job_ids)
     todo: dict[int, set[int]] = {run_id: set(job_ids)}
     order, revived = [run_id], []
+    moved: list[int] = []
     while order:
         current = heapq.heappop(order)
         if current != run_id:
             lock_run(db, current)
         revived.append(current)
-        for job, run in _dependents(db, _revive(db, current, todo[current])):
+        jobs = _revive(db, current, todo[current])
+        moved += jobs
+        for job, run in _dependents(db, jobs):
             if run not in todo:
                 heapq.heappush(order, run)
             todo.setdefault(run, set()).add(job)
+    _leave_deleted_queues(db, moved)
     for current in revived:
         advance(db, current)
 
@@ -105,6 +111,15 @@ def _revive(db: Session, run_id: int, job_ids: set[int]) -> list[int]:
     has_parents = sa.exists().where(JobParent.job_id == JobInput.job_id)
     db.execute(sa.delete(JobInput).where(JobInput.job_id.in_(moved), has_parents))
     return moved
+
+
+def _leave_deleted_queues(db: Session, job_ids: list[int]) -> None:
+    """Move jobs of deleted queues to the default queue; protects the other queues of the jobs from deletion."""
+    of_jobs = Queue.id.in_(sa.select(Job.queue_id).where(among(Job.id, job_ids)))
+    found = db.execute(protect(sa.select(Queue.id, Queue.name).where(of_jobs).order_by(Queue.id), Queue))
+    if deleted := [queue_id for queue_id, name in found if name is None]:
+        lost = sa.and_(among(Job.id, job_ids), Job.queue_id.in_(deleted))
+        db.execute(sa.update(Job).where(lost).values(queue_id=DEFAULT_ID))
 
 
 def _dependents(db: Session, job_ids: list[int]) -> list[tuple[int, int]]:

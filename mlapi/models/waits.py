@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from mlapi.database import Reader
 from mlapi.models.base import clock
-from mlapi.models.dispatch import RUNNING_JOBS, SERVED_NAME, Condition, fits, jobs, queues, serves
+from mlapi.models.dispatch import RUNNING_JOBS, Condition, fits, jobs, queues, serves
 from mlapi.models.jobs import Job, JobDependency, JobParent, Status
 from mlapi.models.queues import Queue
 from mlapi.models.workers import LIVES, NOBODY, Worker
@@ -53,13 +53,17 @@ def _time(value: sa.ColumnElement[object]) -> Text:
     return sa.func.replace(sa.func.substr(sa.cast(value, sa.Text), 1, 19), " ", "T") + "Z"
 
 
-_name = "queue " + SERVED_NAME
+_name = "queue " + queues.name
 _full = sa.and_(queues.job_limit.is_not(None), queues.job_limit <= RUNNING_JOBS)
-_obstacle = sa.case(
-    (~sa.exists().where(LIVES), NOBODY),
-    (queues.locked, "Queue " + SERVED_NAME + " is locked."),
+_nobody = (~sa.exists().where(LIVES), NOBODY)
+_unserved = (
     (~_lives(sa.true()), "No worker serves " + _name + "."),
     (~_lives(fits(jobs)), "No worker has the resources (" + _needs() + ")."),
+)
+_obstacle = sa.case(
+    _nobody,
+    (queues.locked, "Queue " + queues.name + " is locked."),
+    *_unserved,
     (_full, "The limit of " + _text(queues.job_limit) + " running jobs of " + _name + " is reached."),
     (jobs.not_before > clock(), "Waits until " + _time(jobs.not_before) + " before its next attempt."),
 )
@@ -80,10 +84,24 @@ REASON = sa.case(
 MOST = 20
 """Maximum number of sentences on why the jobs of a run wait."""
 
-_REASONS = sa.select(_obstacle).select_from(sa.join(Job.__table__, Queue.__table__, jobs.queue_id == queues.id))
+_warning = sa.case((jobs.status == Status.QUEUED, _obstacle), else_=sa.case(_nobody, *_unserved))
+_WARNINGS = (
+    sa.select(_warning)
+    .distinct()
+    .join_from(Job.__table__, Queue.__table__, jobs.queue_id == queues.id)
+    .where(_warning.is_not(None))
+    .order_by(sa.text("1"))
+    .limit(MOST)
+)
 
 
 def warnings(reader: Reader, condition: Condition) -> list[str]:
-    """Why queued jobs that satisfy a condition do not start, at most `MOST` sentences."""
-    found = _REASONS.where(condition, jobs.status == Status.QUEUED, _obstacle.is_not(None))
-    return [reason for (reason,) in reader.execute(found.distinct().order_by(sa.text("1")).limit(MOST))]
+    """Why jobs that satisfy a condition do not start, at most `MOST` sentences.
+
+    For queued jobs, these are all reasons; for pending ones, those that will remain. Jobs of the same queue with the
+    same needs have the same reasons, of which those of the first are found.
+    """
+    same = (jobs.status, jobs.queue_id, jobs.cpus, jobs.memory, jobs.gpus, jobs.not_before)
+    waiting = sa.or_(jobs.status == Status.QUEUED, jobs.status == Status.PENDING)
+    first = sa.select(sa.func.min(jobs.id)).where(condition, waiting).group_by(*same).correlate(None)
+    return [reason for (reason,) in reader.execute(_WARNINGS.where(jobs.id.in_(first)))]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import colander
 from pyramid.threadlocal import get_current_request
 
+from mlapi.models.base import SLUG
 from mlapi.schemas.types import Text
 from mlapi.values import row_id
 
@@ -69,7 +70,7 @@ class AnyId(Link):
 
 
 class NameOf(Link):
-    """The URL of an item that is identified by its name; deserializes to the name."""
+    """The URL of an item that is identified by its name, a slug; deserializes to the name."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -77,4 +78,9 @@ class NameOf(Link):
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the name, or raise `colander.Invalid` for any other text."""
         keys = super().deserialize(node, cstruct)
-        return keys[self.kinds[0]] if isinstance(keys, dict) else keys
+        if not isinstance(keys, dict):
+            return keys
+        [kind] = self.kinds
+        if not SLUG.fullmatch(keys[kind]):
+            raise colander.Invalid(node, f"{kind.capitalize()} not found.")
+        return keys[kind]

@@ -5,7 +5,7 @@ import colander
 from mlapi.errors import Invalid
 from mlapi.models.base import SLUG, check_slug
 from mlapi.schemas.job_settings import ATTEMPTS, time_limit
-from mlapi.schemas.links import Link
+from mlapi.schemas.links import NameOf
 from mlapi.schemas.pages import optional
 from mlapi.schemas.resources import resources
 from mlapi.schemas.types import OrNull, Real, Schema, Text, Whole, between
@@ -25,7 +25,7 @@ def at_least_one(node: colander.SchemaNode, value: int | None) -> None:
         raise colander.Invalid(node, "Must be at least 1; lock the queue so that it starts no jobs.")
 
 
-class QueueName(Link):
+class QueueName(NameOf):
     """The URL or the name of a queue; deserializes to its name."""
 
     def __init__(self) -> None:
@@ -35,8 +35,7 @@ class QueueName(Link):
         """Return the name, or raise `colander.Invalid` for any other text."""
         if isinstance(cstruct, str) and SLUG.fullmatch(cstruct):
             return cstruct
-        keys = super().deserialize(node, cstruct)
-        return keys["queue"] if isinstance(keys, dict) else keys
+        return super().deserialize(node, cstruct)
 
 
 class QueueChange(Schema):

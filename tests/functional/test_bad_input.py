@@ -478,3 +478,22 @@ def test_a_name_that_is_taken_is_a_conflict(root, ada):
 )
 def test_a_function_that_does_not_exist_is_rejected(path, ada, pipeline):
     is_problem(ada("POST", pipeline["tasks"], {"function": f"/api/v1/{path}"}), 422, "function")
+
+
+@pytest.mark.parametrize("path", ["%00", "A", "%20", "no%00", "%ff"])
+def test_a_queue_whose_name_is_no_slug_is_rejected(path, root, ada, pipeline):
+    url, file = f"/api/v1/queues/{path}", ada.upload("a.txt", b"Ada", status=201).json["url"]
+    [task] = ada("GET", pipeline["tasks"], status=200).json["items"]
+    run = ada("POST", pipeline["runs"], {"files": [file]}, status=201).json
+    bodies = (
+        ("POST", pipeline["tasks"], {"function": task["function"], "queue": url}, "queue"),
+        ("PATCH", task["url"], {"queue": url}, "queue"),
+        ("POST", pipeline["runs"], {"queue": url}, "queue"),
+        ("POST", pipeline["runs"], {"tasks": [{"task": task["url"], "queue": url}]}, "tasks.0.queue"),
+        ("POST", f"{run['url']}/rerun", {"queue": url}, "queue"),
+        ("POST", f"{run['url']}/rerun", {"jobs": [{"position": 1, "queue": url}]}, "jobs.0.queue"),
+    )
+    for method, place, body, field in bodies:
+        is_problem(ada(method, place, body), 422, field)
+    gpu = root("POST", "queues", {"name": "gpu"}, status=201).json
+    is_problem(root("DELETE", f"{gpu['url']}?move_to={url.replace('%', '%25')}"), 422, "move_to")

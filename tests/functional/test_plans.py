@@ -11,7 +11,7 @@ from webtest import TestApp
 
 from benchmarks.claims import QUEUED
 from benchmarks.growth import fill
-from mlapi.models import dispatch, users
+from mlapi.models import Job, dispatch, users, waits
 from tests.functional.conftest import database_url
 from tests.functional.test_statements import statements
 from tests.support import PAIRS, PASSWORD, Client, another_app, is_problem, migrate, services, write_ini
@@ -31,17 +31,8 @@ STEPS = 40
 ALL = re.compile(r"WHERE 1 = 1 ORDER BY (\w+).id DESC\n LIMIT")
 """The SELECT of the newest rows of a table by its primary key, which SQLite calls a scan."""
 
-KEYS = {
-    "user": "ada",
-    "pipeline": 1,
-    "grid": 5,
-    "run": 5,
-    "job": 21,
-    "queue": "default",
-    "attempt": 1,
-    "module": "m1",
-    "version": "d1",
-}
+KEYS = {"user": "ada", "pipeline": 1, "grid": 5, "run": 5, "job": 21, "attempt": 1, "module": "m1", "version": "d1"}
+KEYS["queue"] = "default"
 VALUES = {
     "owner": "ada",
     "status": "FAILED",
@@ -101,7 +92,7 @@ def executed(wsgi, seen):
     """Add the SELECTs that are executed in the block, with their parameters."""
     with statements(wsgi) as found:
         yield
-    seen.update({statement: parameters for statement, parameters in found if statement.startswith("SELECT")})
+    seen.update({statement: parameters for statement, parameters in found if statement.startswith(("SELECT", "WITH"))})
 
 
 def test_the_work_of_a_list_does_not_grow(large, callers):
@@ -120,12 +111,21 @@ def test_the_work_of_a_list_does_not_grow(large, callers):
         assert broken(db, slow, {}), "a scan and a sort are found"
 
 
+HIDING = """
+INSERT INTO workers (name, host, gpus, heartbeat, health, faults, created)
+VALUES ('tests', '', 4, '2026-01-01 00:00:00.000000', '', 0, '2026-01-01 00:00:00.000000');
+UPDATE jobs SET gpus = 5 WHERE status = 'QUEUED' AND id % 9 > 3;
+UPDATE jobs SET not_before = '2100-01-01 00:00:00.000000' WHERE status = 'QUEUED' AND id % 9 IN (1, 2, 3)
+"""
+"""The statements that make most queued jobs need more than the worker has, or wait for their next attempt."""
+
+
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_the_work_of_a_claim_does_not_grow(analyzed, large):
     engine, seen = large.registry.database.engine, {}
     broken = broken_in_sqlite if engine.dialect.name == "sqlite" else broken_in_postgresql
     with engine.connect() as db:
-        for statement in QUEUED.replace(":size", "10000").split(";"):
+        for statement in f"{QUEUED}; {HIDING}".replace(":size", "10000").split(";"):
             db.execution_options(no_parameters=True).exec_driver_sql(statement)
         if analyzed:
             db.exec_driver_sql("ANALYZE")
@@ -133,6 +133,32 @@ def test_the_work_of_a_claim_does_not_grow(analyzed, large):
             assert len(dispatch.heads(db, "tests", 4)) == 4
             assert dispatch.waiting(db, "tests")
         assert {statement: found for statement in seen if (found := broken(db, statement, seen[statement]))} == {}
+        db.rollback()
+
+
+UNFIT = """
+INSERT INTO workers (name, host, gpus, heartbeat, health, faults, created)
+VALUES ('tests', '', 4, '2100-01-01 00:00:00.000000', '', 0, '2026-01-01 00:00:00.000000');
+UPDATE jobs SET queue_id = 1, gpus = CASE WHEN id % 2 = 0 THEN 5 END WHERE status = 'QUEUED'
+"""
+"""The statements that give half of the queued jobs needs that no worker has, in one queue."""
+
+
+def test_the_warnings_of_a_run_examine_jobs_with_the_same_needs_once(large):
+    engine, seen = large.registry.database.engine, {}
+    with engine.connect() as db:
+        db = db.execution_options(no_parameters=True)
+        for statement in f"{QUEUED}; {UNFIT}".replace(":size", "2000").split(";"):
+            db.exec_driver_sql(statement)
+        db = db.execution_options(no_parameters=False)
+        with executed(large, seen):
+            assert waits.warnings(db, Job.run_id == 1) == ["No worker has the resources (gpus: 5)."]
+        [(statement, parameters)] = seen.items()
+        if engine.dialect.name == "sqlite":
+            assert all(int(steps.split()[0]) < 100 for steps in broken_in_sqlite(db, statement, parameters))
+        else:
+            large_relations = {step.get("Relation Name") for step in broken_in_postgresql(db, statement, parameters)}
+            assert "workers" not in large_relations
         db.rollback()
 
 

@@ -6,10 +6,8 @@ from datetime import datetime
 import pytest
 import sqlalchemy as sa
 
-from mlapi.errors import Conflict
-from mlapi.models import Event, Job, Task, attempts, dispatch, queues, workers
+from mlapi.models import Event, Job, Task, attempts, deletion, dispatch, queues, workers
 from mlapi.models.base import clock
-from mlapi.models.queues import DEFAULT_ID
 from mlapi.models.workers import Offer
 from tests.support import API, is_problem, pipeline_of
 
@@ -60,7 +58,7 @@ def claim(wsgi):
         ids = []
         for _ in range(most):
             with wsgi.registry.database.writing.begin() as session:
-                ids += [claim.job_id for claim in attempts.claim(session, worker, 1, 60)]
+                ids += [taken.job_id for taken in attempts.claim(session, worker, 1, 60)]
         return ids
 
     return take
@@ -72,7 +70,7 @@ def reason(ada):
 
     def read(job):
         document = ada("GET", f"jobs/{job}", status=200).json
-        [listed] = [one for one in ada("GET", "jobs", status=200).json["items"] if one["id"] == job]
+        [listed] = [item for item in ada("GET", "jobs", status=200).json["items"] if item["id"] == job]
         assert listed["reason"] == document["reason"]
         return document["reason"]
 
@@ -188,20 +186,30 @@ class TestLocks:
         root("DELETE", f"{gpu['url']}/lock", status=200)
         assert claim() == [job]
 
-    def test_a_locked_or_deleted_queue_takes_no_run(self, gpu, root, db):
-        named = queues.ids(db, ["gpu", "nothing"])
-        assert named.keys() == {"gpu"}
-        queues.check_open(db, [DEFAULT_ID, *named.values()])
-        db.rollback()
+    def test_a_locked_or_deleted_queue_takes_no_run(self, gpu, root, ada, helloworld):
+        pipeline, _ = pipeline_of(ada, {"function": helloworld})
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]], "queue": gpu["url"]}
+        run = ada("POST", pipeline["runs"], body, status=201).json
+        ada("POST", f"{run['url']}/cancel", status=200)
         root("PUT", f"{gpu['url']}/lock", status=200)
-        with pytest.raises(Conflict, match=r"^Queue gpu is locked\.$"):
-            queues.check_open(db, [DEFAULT_ID, *named.values()])
+        for url, content in ((pipeline["runs"], body), (f"{run['url']}/rerun", {})):
+            assert is_problem(ada("POST", url, content), 409)["detail"] == "Queue gpu is locked."
+        root("DELETE", gpu["url"], status=200)
+        is_problem(ada("POST", pipeline["runs"], body), 422, "queue")
+        assert is_problem(ada("POST", f"{run['url']}/rerun", {}), 409)["detail"] == "The queue no longer exists."
+        ada("POST", f"{run['url']}/rerun", {"queue": f"{API}/queues/default"}, status=201)
 
-    def test_the_defaults_of_queues(self, root, db):
-        root("POST", "queues", {"name": "q", "timeout": 5, "resources": {"gpus": 1}}, status=201)
-        named = queues.ids(db, ["q"])["q"]
-        found = queues.defaults(db, [named, DEFAULT_ID])
-        assert found == {named: (5, None, {"gpus": 1}), DEFAULT_ID: (None, None, None)}
+    def test_no_job_of_a_queue_starts_after_the_answer_to_its_lock(self, root, gpu, queued, claim, wsgi, worker):
+        worker()
+        jobs = queued(2, "gpu")
+        with wsgi.registry.database.writing.begin() as session, ThreadPoolExecutor(1) as pool:
+            [taken] = attempts.claim(session, "tests", 1, 60)
+            locked = meanwhile(wsgi, pool, lambda: root("PUT", f"{gpu['url']}/lock", status=200))
+            assert not locked.done()
+            session.commit()
+            assert locked.result(60).json["running"] == 1
+        assert taken.job_id == jobs[0]
+        assert claim() == []
 
 
 class TestDeletion:
@@ -236,12 +244,39 @@ class TestDeletion:
         assert ada("GET", f"jobs/{ended}").json["queue"] is None
         assert [queue["name"] for queue in ada("GET", "queues").json["items"]] == ["default"]
         assert root("POST", "queues", {"name": "gpu"}, status=201).json["waiting"] == 0
-        # What comes back, such as by a retry, is served like the default queue.
-        db.execute(sa.update(Job).where(Job.id == retried).values(status="QUEUED", ended=None))
-        db.commit()
+        document = ada("POST", f"{ada('GET', f'jobs/{retried}').json['url']}/retry", status=200).json
+        assert document["queue"].endswith("/queues/default")
         worker("cards", queues=["gpu"])
         worker("plain", queues=["default"])
         assert (claim("cards"), claim("plain")) == ([], [retried])
+
+    def test_a_run_that_starts_while_its_queue_is_deleted_is_a_conflict(self, ada, gpu, helloworld, wsgi):
+        pipeline, _ = pipeline_of(ada, {"function": helloworld, "queue": gpu["url"]})
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]]}
+        database = wsgi.registry.database
+        with database.writing.begin() as session, ThreadPoolExecutor(1) as pool:
+            deletion.delete_queue(session, queues.ids(session, ["gpu"])["gpu"], "default")
+            started = meanwhile(wsgi, pool, lambda: ada("POST", pipeline["runs"], body))
+            session.commit()
+            answer = started.result(60)
+        if database.lateral:
+            assert is_problem(answer, 409)["detail"] == "The queue no longer exists."
+        else:  # In SQLite, the request reads the tasks when the deletion is committed.
+            assert answer.status_int == 201
+
+    def test_jobs_that_move_have_an_event_and_wait_in_a_locked_queue(self, root, ada, gpu, queued, reason, worker):
+        worker()
+        [job] = queued(1, "gpu")
+        other = root("POST", "queues", {"name": "other"}, status=201).json
+        root("PUT", f"{other['url']}/lock", status=200)
+        root("DELETE", f"{gpu['url']}?move_to=other", status=200)
+        assert reason(job) == "Queue other is locked."
+        event = ada("GET", f"{ada('GET', f'jobs/{job}').json['url']}/events", status=200).json["items"][-1]
+        assert (event["actor"], event["action"], event["data"]) == ("user:root", "change", {"queue": "other"})
+
+    def test_a_queue_does_not_move_to_itself(self, root, gpu):
+        [error] = is_problem(root("DELETE", f"{gpu['url']}?move_to=gpu"), 422, "move_to")["errors"]
+        assert error["description"] == "Must be another queue than the one that is deleted."
 
 
 at = datetime.fromisoformat
@@ -277,19 +312,29 @@ class TestClaims:
         assert reason(large) is None
         assert claim("large") == [large]
 
-    def test_only_the_head_of_a_queue_is_searched_for_jobs_that_fit(self, queued, claim, worker, db):
-        worker("tests", gpus=0)
-        [first] = queued(1, gpus=1)
+    @pytest.mark.parametrize("head", [{"gpus": 5}, {"gpus": 5, "rank": -100}, {"not_before": at("2100-01-01")}])
+    def test_jobs_that_cannot_start_hide_none_behind_them(self, head, queued, claim, worker, db):
+        worker("tests", gpus=4)
+        [first] = queued(1, **head)
         row = dict(db.execute(sa.select(Job.__table__).where(Job.id == first)).mappings().one())
         del row["id"]
-        copies = [{**row, "position": number} for number in range(2, dispatch.WINDOW + 1)]
-        db.execute(sa.insert(Job), copies)
+        db.execute(sa.insert(Job), [{**row, "position": number} for number in range(2, 151)])
         db.commit()
-        [small] = queued()
-        assert claim() == []
-        db.execute(sa.delete(Job).where(Job.position == 2))
-        db.commit()
-        assert claim() == [small]
+        behind = queued(1, gpus=4)
+        assert claim(most=2) == behind
+
+    def test_jobs_of_different_needs_are_claimed_by_priority_and_age(self, queued, claim, worker):
+        worker("tests", cpus=4, memory=2**30, gpus=1)
+        needs = ({"gpus": 1}, {}, {"cpus": 2, "memory": 10}, {"cpus": 2, "memory": 5}, {"gpus": 0}, {"gpus": 1})
+        jobs = [job for need in needs for job in queued(1, **need)]
+        preferred = queued(1, cpus=0.5, gpus=1, rank=-1)
+        due = queued(1, not_before=at("2000-01-01"))
+        assert claim(most=9) == [*preferred, *jobs, *due]
+
+    def test_jobs_whose_time_has_come_are_claimed_by_that_time(self, queued, claim, worker):
+        worker()
+        jobs = [job for time in ("2000-01-02", "2000-01-01") for job in queued(1, not_before=at(time))] + queued()
+        assert claim(most=3) == [jobs[1], jobs[0], jobs[2]]
 
     def test_a_job_waits_for_the_time_of_its_next_attempt(self, queued, claim, worker, reason):
         worker()
@@ -304,7 +349,7 @@ class TestClaims:
         root("PATCH", gpu["url"], {"limit": 2}, status=200)
         jobs = queued(3, "gpu")
         with wsgi.registry.database.writing.begin() as session:
-            assert [claim.job_id for claim in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
+            assert [taken.job_id for taken in attempts.claim(session, "tests", 10, 60)] == jobs[:2]
         assert claim() == []
         assert reason(jobs[2]) == "The limit of 2 running jobs of queue gpu is reached."
         root("PATCH", gpu["url"], {"limit": 3}, status=200)
@@ -336,13 +381,19 @@ def claims_at_once(wsgi, most):
             with database.writing.begin() as other:
                 return attempts.claim(other, "two", most, 60)
 
-        second = pool.submit(claim)
-        if database.lateral:  # In SQLite, the second transaction begins when the first has ended.
-            with database.reading() as monitor:
-                while not second.done() and not monitor.scalar(sa.text(WAITING)):
-                    wait([second], 0.002)
+        second = meanwhile(wsgi, pool, claim)
         session.commit()
-        return [[claim.job_id for claim in claims] for claims in (first, second.result(60))]
+        return [[taken.job_id for taken in claims] for claims in (first, second.result(60))]
+
+
+def meanwhile(wsgi, pool, function):
+    """Call a function in another thread while a transaction is open, until it waits for this transaction or ends."""
+    called = pool.submit(function)
+    if wsgi.registry.database.lateral:  # In SQLite, another transaction begins when the first has ended.
+        with wsgi.registry.database.reading() as monitor:
+            while not called.done() and not monitor.scalar(sa.text(WAITING)):
+                wait([called], 0.002)
+    return called
 
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -372,6 +423,22 @@ class TestReasons:
         ]
         pipeline, _ = pipeline_of(ada, {"function": helloworld, "resources": {"cpus": 2}})
         assert ada("POST", pipeline["runs"], body, status=201).json["warnings"] == []
+
+    def test_the_answer_to_a_run_warns_of_jobs_that_wait_for_others(self, ada, root, gpu, helloworld, worker):
+        worker("tests", queues=["default"], gpus=0)
+        root("POST", "queues", {"name": "other"}, status=201)
+        pipeline, [task] = pipeline_of(ada, {"function": helloworld})
+        for settings in ({"queue": gpu["url"]}, {"resources": {"gpus": 4}}):
+            ada("POST", pipeline["tasks"], {"function": helloworld, "after": [task["url"]], **settings}, status=201)
+        body = {"files": [ada.upload("a.txt", b"a", status=201).json["url"]]}
+        run = ada("POST", pipeline["runs"], body, status=201).json
+        expected = ["No worker has the resources (gpus: 4).", "No worker serves queue gpu."]
+        assert run["warnings"] == expected
+        simple, _ = pipeline_of(ada, {"function": helloworld, "queue": f"{API}/queues/other"})
+        after = ada("POST", simple["runs"], {**body, "depends_on": [run["url"]]}, status=201).json
+        assert after["warnings"] == ["No worker serves queue other."]
+        worker("all", queues=["*"], gpus=4)
+        assert ada("GET", run["url"]).json["warnings"] == ada("GET", after["url"]).json["warnings"] == []
 
     def test_a_pending_job_names_the_first_that_it_waits_for(self, ada, helloworld, queued, reason, db, worker, claim):
         worker()

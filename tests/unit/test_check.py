@@ -38,8 +38,8 @@ BREAKS = {
         ("UPDATE jobs SET ended = created WHERE id = 2", (2, "RUNNING")),
         ("UPDATE jobs SET ended = created WHERE id = 6", (6, "PENDING")),
     ],
-    "I11 job {0} is {1}, but its queue {2} does not exist": [
-        ("UPDATE jobs SET queue_id = 9 WHERE id = 1", (1, "FINISHED", 9)),
+    "I11 job {0} is {1}, but its queue {2} is deleted": [
+        ("UPDATE queues SET name = NULL WHERE id = 1", (6, "PENDING", 1)),
     ],
     "I3 job {0} has attempt number {1}, but {2} attempts": [
         ("UPDATE jobs SET attempt = 2 WHERE id = 1", (1, 2, 1)),
