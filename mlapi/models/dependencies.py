@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict, FieldErrors
-from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobParent, Status
+from mlapi.models.jobs import TERMINAL, UNABLE, Job, JobDependency, JobParent, Status
 
 
 class Dependencies(NamedTuple):
@@ -36,15 +36,12 @@ def find(db: Session, owner_id: int, named: Sequence[tuple[str, int]]) -> Depend
         own = [row for row in found if (row.id if kind == "job" else row.run_id) == number]
         if not own:
             errors.add(f"depends_on.{index}", "Job or run not found.")
-        jobs |= {row.id: row for row in own if kind == "job" or row.last or row.status in _UNABLE}
+        jobs |= {row.id: row for row in own if kind == "job" or row.last or row.status in UNABLE}
     errors.raise_all()
-    if unable := [row for row in jobs.values() if row.status in _UNABLE]:
+    if unable := [row for row in jobs.values() if row.status in UNABLE]:
         message = f"Job {unable[0].id} of `depends_on` is {unable[0].status}; retry it first."
         raise Conflict(message, jobs=[row.id for row in unable])
     return Dependencies(sorted(jobs), any(row.status != Status.FINISHED for row in jobs.values()))
-
-
-_UNABLE = TERMINAL - {Status.FINISHED}
 
 
 def _locked(db: Session, owner_id: int, named: Sequence[tuple[str, int]]) -> Sequence[Any]:
@@ -71,17 +68,23 @@ def add(db: Session, job_ids: Sequence[int], dependency_ids: Sequence[int]) -> N
         db.execute(sa.insert(JobDependency), rows)
 
 
-def waiting(db: Session, ended: sa.ColumnElement[bool]) -> list[int]:
-    """The ids of the runs with jobs that wait for ended jobs that satisfy a condition, in ascending order."""
-    return list(db.scalars(_WAITING.where(ended)))
+def waiting(db: Session, ended: sa.ColumnElement[bool]) -> dict[int, bool]:
+    """The ids of the runs with jobs that wait for ended jobs that satisfy a condition, and of those that wait for them.
+
+    The values say whether a run waits for one of the ended jobs itself.
+    """
+    of_ended = _WAITING.add_columns(sa.true().label("direct")).where(Job.status.in_(TERMINAL), ended)
+    runs = of_ended.cte("waiting", recursive=True)
+    others = _WAITING.add_columns(sa.false()).join(runs, Job.run_id == runs.c.run_id)
+    runs = runs.union(others.where(Job.status == Status.PENDING))
+    rows = db.execute(sa.select(runs.c.run_id, runs.c.direct).order_by(runs.c.direct))
+    return {row.run_id: row.direct for row in rows}
 
 
 _dependent = sa.orm.aliased(Job)
 _WAITING = (
     sa.select(_dependent.run_id)
-    .distinct()
     .join(JobDependency, JobDependency.job_id == _dependent.id)
     .join(Job, JobDependency.dependency_id == Job.id)
-    .where(Job.status.in_(TERMINAL), _dependent.status == Status.PENDING)
-    .order_by(_dependent.run_id)
+    .where(_dependent.status == Status.PENDING)
 )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, FieldErrors, Gone, Invalid
 from mlapi.models import dependencies
-from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
+from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, among, clock
 from mlapi.models.combinations import Axis, check_axes, combine
 from mlapi.models.dependencies import Dependencies
 from mlapi.models.events import record, record_all
@@ -265,7 +265,7 @@ def create(
         ]
         db.execute(sa.insert(RunFile), positions)
     if files and len(created) > 1:
-        others = Run.id.in_([run.id for run in created[1:]])
+        others = among(Run.id, [run.id for run in created[1:]])
         copied = sa.select(Run.id, RunFile.position, RunFile.file_id).join_from(RunFile, Run, others)
         copied = copied.where(RunFile.run_id == created[0].id)
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
@@ -307,7 +307,7 @@ def _create_jobs(
         for job, earlier in zip(plans, graph, strict=True)
     ]
     db.execute(sa.insert(Job), rows, execution_options=AT_ONCE)
-    own = sa.select(Job.id).where(Job.run_id.in_([run.id for run in runs]))
+    own = sa.select(Job.id).where(among(Job.run_id, [run.id for run in runs]))
     ids = db.scalars(own.order_by(Job.run_id, Job.position)).all()
     wake_schedulers(db)
     size = len(graph)
@@ -323,8 +323,7 @@ def _create_jobs(
     for index, earlier in enumerate(graph):
         if not earlier:
             chosen.setdefault(inputs[index], []).extend(ids[index::size])
-    for taken, job_ids in chosen.items():
-        add_inputs(db, job_ids, taken)
+    add_inputs(db, chosen)
     return [job_id for job_ids in chosen.values() for job_id in job_ids]
 
 

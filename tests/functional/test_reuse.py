@@ -285,6 +285,38 @@ def test_every_run_of_a_grid_is_answered(ada, count, file, execute):
         execute()
 
 
+def test_the_answers_to_fifty_runs_of_a_grid_take_as_many_statements_as_those_to_two(ada, count, file, execute, wsgi):
+    """The ids of their jobs are one parameter: drivers limit the number of parameters."""
+    costs = []
+    for size in (2, 50):
+        pipeline, [task, _] = pipeline_of(ada, {"function": count}, {"function": count})
+        axes = [{"tasks": [task["url"]], "option": "by", "values": [size * 100 + value for value in range(size)]}]
+        body = {"files": [file], "grid": axes}
+        ada("POST", pipeline["runs"], body, status=201)
+        assert execute() == 2 * size
+        with statements(wsgi) as seen:
+            again = ada("POST", pipeline["runs"], body, status=201).json
+        assert again["progress"]["statuses"] == {"FINISHED": size}
+        costs.append((len(seen), max(map(values_of_one, seen))))
+    assert costs[0] == costs[1]
+
+
+def values_of_one(execution):
+    """The number of values of one execution of a statement."""
+    _, parameters = execution
+    return len(parameters[0]) if isinstance(parameters, list) else len(parameters)
+
+
+def test_an_answered_job_has_no_key(start, execute, db):
+    """So the search for the first job with a key reads one row, however many jobs it has answered."""
+    start()
+    execute()
+    for _ in range(3):
+        start()
+    keys = sa.select(Job.reuse_key, sa.func.count()).where(Job.reuse_key.is_not(None)).group_by(Job.reuse_key)
+    assert [number for _, number in db.execute(keys)] == [1, 1, 1]
+
+
 def test_a_run_that_is_being_deleted_answers_nothing(ada, count, file, execute, wsgi):
     """A start does not wait for the deletion, which could wait for it."""
     if wsgi.registry.database.engine.dialect.name == "sqlite":
