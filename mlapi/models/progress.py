@@ -1,6 +1,6 @@
 """The progress of runs: what follows when jobs end or are cancelled, in the same transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -10,6 +10,10 @@ from mlapi.models import dependencies, jobs, reuse
 from mlapi.models.base import affected_rows, among, clock
 from mlapi.models.events import record
 from mlapi.models.jobs import Job, Status, lock_run, lock_runs, move
+from mlapi.models.pipelines import TASKS
+
+RUNS = 100
+"""Number of runs that are advanced at once: a statement for all jobs of a large grid exceeds its time limit."""
 
 
 def advance(db: Session, run_ids: Collection[int]) -> None:
@@ -21,12 +25,18 @@ def advance(db: Session, run_ids: Collection[int]) -> None:
 def _advance(db: Session, run_ids: Collection[int]) -> list[int]:
     """Advance runs until no job is answered any more; returns the ids of the jobs that have ended."""
     ended = []
-    while run_ids:
-        queued, unable = jobs.advance(db, run_ids)
-        answered = reuse.answer(db, queued)
-        ended += [*unable, *answered]
-        run_ids = set(answered.values())  # The jobs that were answered are parents of others.
+    for batch in _batches(sorted(run_ids), RUNS):
+        advanced: Collection[int] = batch
+        while advanced:
+            queued, unable = jobs.advance(db, advanced)
+            answered = reuse.answer(db, queued)
+            ended += [*unable, *answered]
+            advanced = set(answered.values())  # The jobs that were answered are parents of others.
     return ended
+
+
+def _batches(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (ids[first : first + size] for first in range(0, len(ids), size))
 
 
 def follow(db: Session, ended: sa.ColumnElement[bool]) -> None:
@@ -50,7 +60,8 @@ def begin(db: Session, first_ids: Sequence[int], dependency_ids: Sequence[int], 
     """Begin new runs with these first jobs, which wait for the dependencies or are queued."""
     dependencies.add(db, first_ids, dependency_ids)
     if not wait:
-        _advance(db, set(reuse.answer(db, first_ids).values()))
+        for batch in _batches(first_ids, RUNS * TASKS):
+            _advance(db, set(reuse.answer(db, batch).values()))
 
 
 def cancel(db: Session, job_id: int) -> None:

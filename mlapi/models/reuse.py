@@ -43,7 +43,7 @@ def answer(db: Session, job_ids: Collection[int]) -> dict[int, int]:
         outputs = sa.select(Job.id, JobOutput.number, JobOutput.file_id).where(answered)
         outputs = outputs.join(JobOutput, JobOutput.job_id == Job.reused_from_id)
         db.execute(sa.insert(JobOutput).from_select(["job_id", "number", "file_id"], outputs))
-        move(db, Status.FINISHED, answered, metrics=_METRICS, ended=clock())
+        move(db, Status.FINISHED, answered, metrics=_METRICS, reuse_key=None, ended=clock())
     return {job.id: job.run_id for job in jobs if job.id in answers}
 
 

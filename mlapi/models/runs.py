@@ -29,6 +29,9 @@ from mlapi.models.progress import begin, follow
 AT_ONCE = {"render_nulls": True}
 """Execution options of an INSERT of many rows: without it, rows with other null columns are other statements."""
 
+JOBS = 20_000
+"""Maximum number of jobs that one request creates: the transaction takes seconds, in which SQLite has no other."""
+
 ROWS = 200_000
 """Maximum number of rows that one request creates for jobs: their inputs, parents, dependencies, and files of runs."""
 
@@ -231,10 +234,14 @@ def check_size(prepared: Prepared, runs: Sequence[tuple[JsonObject | None, list[
     graph, several = prepared.parents, len(runs) > 1
     first = sum(not earlier for earlier in graph)
     of_run = len(graph) + sum(map(len, graph)) + len(prepared.files) + sum(map(len, prepared.inputs))
-    rows = len(runs) * (of_run + first * len(prepared.before.job_ids))
-    if rows > ROWS:
-        what = f"{rows} jobs, files, inputs, parents and dependencies of jobs"
-        raise Invalid.field("grid" if several else "depends_on", f"Would create {what}; at most {ROWS} are possible.")
+    rows = of_run + first * len(prepared.before.job_ids)
+    for of_one, most, what in (
+        (len(graph), JOBS, "jobs"),
+        (rows, ROWS, "jobs, files, inputs, parents and dependencies of jobs"),
+    ):
+        if (count := len(runs) * of_one) > most:
+            problem = f"Would create {count} {what}; at most {most} are possible."
+            raise Invalid.field("grid" if several else "depends_on", problem)
     size = 0
     for changes, plans in runs:
         size += _size(changes) + sum(_size(job["arguments"]) + _size(job["patterns"]) for job in plans)

@@ -134,6 +134,13 @@ def test_is_limited_in_rows(ada, pipeline, file, start, monkeypatch):
     is_problem(start(([1], "greeting", ["a", "b", "c"]), status=422), 422, "grid")
 
 
+def test_is_limited_in_jobs(ada, pipeline, start, monkeypatch):
+    monkeypatch.setattr(runs, "JOBS", 3 * 2)
+    start(([1], "greeting", ["a", "b"]))
+    problem = is_problem(start(([1], "greeting", ["a", "b", "c"]), status=422), 422, "grid")
+    assert problem["errors"][0]["description"] == "Would create 9 jobs; at most 6 are possible."
+
+
 def test_a_run_or_a_rerun_is_limited_in_the_jobs_on_which_it_depends(ada, helloworld, monkeypatch):
     """A dependency on a run is one on each of its last jobs."""
     wide, _ = pipeline_of(ada, *({"function": helloworld, "after": []} for _ in range(4)))

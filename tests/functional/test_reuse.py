@@ -307,12 +307,17 @@ def values_of_one(execution):
     return len(parameters[0]) if isinstance(parameters, list) else len(parameters)
 
 
-def test_an_answered_job_has_no_key(start, execute, db):
+def test_an_answered_job_has_no_key(start, execute, ada, db):
     """So the search for the first job with a key reads one row, however many jobs it has answered."""
     start()
     execute()
     for _ in range(3):
         start()
+    again = start(reuse=False)
+    ada("POST", f"{again['url']}/cancel", status=200)
+    db.execute(sa.update(Job).where(Job.run_id == again["id"]).values(reuse=True))
+    db.commit()
+    assert ada("POST", f"{again['url']}/retry", status=200).json["status"] == "FINISHED"
     keys = sa.select(Job.reuse_key, sa.func.count()).where(Job.reuse_key.is_not(None)).group_by(Job.reuse_key)
     assert [number for _, number in db.execute(keys)] == [1, 1, 1]
 
