@@ -97,11 +97,12 @@ none |
 | `retry_on` | list of exit codes, `"worker_lost"` and `"timeout"` |
 | `reuse` | whether an equal job that has finished answers |
 
-`queue`, `priority` and `reuse` in the body of a run apply to all its jobs. `tasks` changes single tasks, and has
-precedence: `[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
-with those of the task; other fields replace them. The `changes` of the run show them by position.
+`queue`, `priority` and `reuse` in the body of a run apply to all its jobs, and take precedence over the fields of the
+tasks. `tasks` changes single tasks, and takes precedence over both, as does `jobs` of a rerun, by position: `[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
+with those of the task; other fields replace them. Null in a run is the value of a job of which neither the task nor
+the run says anything: that of the queue, then of the settings. The `changes` of the run show them by position.
 
-`grid` starts a run for each combination of values, at most 1,000, and the response is the grid:
+`grid` starts a run for each combination of values, at most 1,000 runs and 20,000 jobs, and the response is the grid:
 `[{{"tasks": [URL], "option": "epsilon", "values": [0.1, 0.2]}}]`. All tasks of an axis have the same value in a run.
 
 The files of a job are checked when it is queued. If its function does not accept their types or their number, the job

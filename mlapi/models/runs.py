@@ -336,14 +336,9 @@ def _create_jobs(
 
 def changes_of(options: RunOptions, plans: list[Plan]) -> JsonObject | None:
     """The changes of a run as they are stored: those of jobs by their positions."""
-    positions = {each["task_id"]: each["position"] for each in plans}
-    changes: JsonObject = {
-        name: value
-        for name, value in (("queue", options.queue), ("priority", options.priority), ("reuse", options.reuse))
-        if value is not None
-    }
+    positions = {job["task_id"]: job["position"] for job in plans}
     jobs: list[object] = [{"position": positions[task], **changed} for task, changed in options.tasks if changed]
-    return {**changes, **({"jobs": jobs} if jobs else {})} or None
+    return {**options.changes, **({"jobs": jobs} if jobs else {})} or None
 
 
 def cancel(db: Session, run_id: int) -> None:

@@ -117,6 +117,22 @@ def test_only_own_runs_and_jobs_can_be_dependencies(start, ada, bob, root, file,
     is_problem(start(*[own["url"]] * 101, status=422), 422, "depends_on")
 
 
+def test_a_url_below_another_pipeline_or_run_is_no_dependency(start, jobs, ada, helloworld):
+    one, two = start().json, start().json
+    other, _ = pipeline_of(ada, {"function": helloworld})
+    job = jobs(one)[0]["url"]
+    urls = [
+        one["url"].replace(one["pipeline"], other["url"]),
+        one["url"].replace(one["pipeline"], f"{API}/users/ada/pipelines/9999999"),
+        job.replace(one["url"], two["url"]),
+        job.replace(one["pipeline"], other["url"]),
+    ]
+    for url in urls:
+        is_problem(ada("GET", url), 404)
+    is_problem(start(*urls, status=422), 422, *(f"depends_on.{index}" for index in range(len(urls))))
+    start(one["url"], job, status=201)
+
+
 def test_a_waiting_run_can_be_cancelled_and_deleted(start, states, ada, app, wsgi):
     first = start().json
     second = start(first["url"]).json

@@ -109,6 +109,9 @@ def test_its_changes_apply_to_all_combinations(ada, pipeline, start):
         ([([1], "greeting", ["a"] * 1001)], ["grid.0.values"]),
         ([([1], "greeting", ["a"] * 101), ([2], "greeting", ["a"] * 10)], ["grid"]),
         ([([1], "greeting", ["a"])] * 11, ["grid"]),
+        ([], ["grid"]),
+        ([([1], "greeting", ["a", 1] * 20), ([2], "greeting", [1] * 50)], ["grid"]),
+        ([([1, 1], "greeting", [1])], ["grid.0.option", "grid.0.values.0"]),
     ],
 )
 def test_rejects_axes_that_do_not_fit(axes, fields, ada, pipeline, start):

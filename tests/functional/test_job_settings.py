@@ -139,6 +139,25 @@ class TestRuns:
         assert run["changes"] == {"queue": gpu, "priority": 3, "jobs": [{"position": 2, **change}]}
         assert ada("GET", second["url"]).json["arguments"] == {"greeting": "Hello", "excited": False}
 
+    def test_null_is_the_value_of_a_task_and_a_run_that_say_nothing(self, ada, pipeline, gpu, start):
+        task = pipeline[1][0]["url"]
+        ada("PATCH", task, {**SETTINGS, "queue": gpu}, status=200)
+        null = dict.fromkeys(("queue", *SETTINGS))
+        run = start(queue=gpu, priority=3, reuse=True, tasks=[{"task": task, **null}]).json
+        job, _ = jobs_of(ada, run)
+        default = f"http://localhost:6543{API}/queues/default"
+        assert (job["queue"], job["timeout"], job["attempt_limit"], job["priority"]) == (default, None, None, 0)
+        assert job["resources"] == dict.fromkeys(("cpus", "memory", "gpus"))
+        assert (job["patterns"], job["retry_on"]) == (None, None)
+        assert run["changes"] == {"queue": gpu, "priority": 3, "reuse": True, "jobs": [{"position": 1, **null}]}
+        queued = {"task": task, "resources": None, "timeout": None}
+        job, _ = jobs_of(ada, start(tasks=[queued]).json)
+        assert (job["queue"], job["timeout"]) == (gpu, 30)
+        assert job["resources"] == {"cpus": None, "memory": 5, "gpus": 1}
+        run = start(queue=None, priority=None).json
+        assert [(job["queue"], job["priority"]) for job in jobs_of(ada, run)] == [(default, 0)] * 2
+        assert run["changes"] == {"queue": None, "priority": None}
+
     def test_arguments_are_checked(self, pipeline, start):
         task = pipeline[1][0]["url"]
         wrong = {"task": task, "arguments": {"greeting": 1, "no": 1}}

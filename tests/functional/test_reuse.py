@@ -184,6 +184,8 @@ def test_equal_files_are_equal_inputs_whatever_their_ids(ada, count, execute):
         ("false", None, True, "FINISHED"),
         ("true", False, None, "QUEUED"),
         ("true", None, False, "QUEUED"),
+        ("true", False, True, "FINISHED"),
+        ("false", True, False, "QUEUED"),
     ],
 )
 def test_the_manifest_the_task_and_the_run_decide(deterministic, task, run, expected, root, ada, file, execute):
@@ -192,6 +194,15 @@ def test_the_manifest_the_task_and_the_run_decide(deterministic, task, run, expe
     execute()
     body = {"files": [file], **({} if run is None else {"reuse": run})}
     assert ada("POST", pipeline["runs"], body, status=201).json["status"] == expected
+
+
+def test_a_task_of_a_run_takes_precedence_over_the_run(root, ada, file, execute):
+    pipeline, [task] = pipeline_of(ada, {"function": register(root, "false"), "reuse": True})
+    ada("POST", pipeline["runs"], {"files": [file], "reuse": False}, status=201)
+    execute()
+    for own, expected in ((True, "FINISHED"), (None, "QUEUED")):
+        body = {"files": [file], "reuse": not own, "tasks": [{"task": task["url"], "reuse": own}]}
+        assert ada("POST", pipeline["runs"], body, status=201).json["status"] == expected
 
 
 def test_the_manifest_shows_whether_a_function_is_deterministic(root, ada, helloworld):

@@ -40,9 +40,10 @@ from mlapi.models import (
 from mlapi.models.attempts import Fence, Output, Report
 from mlapi.models.backoff import Retries
 from mlapi.models.base import clock
+from mlapi.models.dependencies import Dependency
 from mlapi.models.jobs import MOVES, TERMINAL, Status
 from mlapi.models.patterns import Named
-from mlapi.models.plans import Dependency, RunOptions
+from mlapi.models.plans import RunOptions
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
@@ -103,7 +104,7 @@ class Life(RuleBasedStateMachine):
             mine = Job.run_id == number if table is Run else Job.id == number
             able = not set(db.scalars(sa.select(Job.status).where(mine))) & {Status.FAILED, Status.CANCELLED}
             try:
-                runs.start(db, self.pipeline, [self.file], None, RunOptions(reuse=reuse, depends_on=named))
+                runs.start(db, self.pipeline, [self.file], None, RunOptions({"reuse": reuse}, depends_on=named))
             except Conflict:
                 assert not able
                 db.rollback()
