@@ -91,14 +91,16 @@ A task has these fields, and a run can change them. Null leaves them to the queu
 | `attempts` | number of failures after which the job fails, 1 to 100 |
 | `priority` | -100 to 100; within a queue, jobs with a higher one come first, then older ones |
 | `resources` | object of `cpus` (number), `memory` (bytes) and `gpus` |
-| `inputs` | patterns of file names: a list for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
+| `inputs` | patterns of file names, of at most 100 characters with 10 asterisks, 1,000 in a list: a list\
+ for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
 parent tasks, such as `{{"…/tasks/7": ["model.*"]}}`; a parent that is not named gives all its files, one with `[]` \
 none |
 | `retry_on` | list of exit codes, `"worker_lost"` and `"timeout"` |
 | `reuse` | whether an equal job that has finished answers |
 
 `queue`, `priority` and `reuse` in the body of a run apply to all its jobs, and take precedence over the fields of the
-tasks. `tasks` changes single tasks, and takes precedence over both, as does `jobs` of a rerun, by position: `[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
+tasks. `tasks` changes single tasks, and takes precedence over both, as does `jobs` of a rerun, by position:
+`[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
 with those of the task; other fields replace them. Null in a run is the value of a job of which neither the task nor
 the run says anything: that of the queue, then of the settings. The `changes` of the run show them by position.
 

@@ -66,6 +66,10 @@ class TestTasks:
             assert ada("PATCH", task["url"], {name: value}, status=200).json == {**task, name: value}, name
             assert ada("PATCH", task["url"], {name: None}, status=200).json == task, name
 
+    def test_takes_the_longest_patterns(self, ada, pipeline):
+        inputs = ["*" * 10 + "x" * 90] * 10
+        assert ada("PATCH", pipeline[1][0]["url"], {"inputs": inputs}, status=200).json["inputs"] == inputs
+
     def test_names_patterns_by_parents(self, ada, pipeline):
         first, second = pipeline[1]
         inputs = {first["url"]: ["x*", "[ab].txt"]}
@@ -94,7 +98,10 @@ class TestTasks:
             *(({"resources": {"memory": value}}, "resources.memory") for value in (0, 1.5, "1G", 2**60)),
             *(({"resources": {"gpus": value}}, "resources.gpus") for value in (-1, 0.5, 10**6)),
             ({"resources": {"tpus": 1}}, "resources.tpus"),
-            *(({"inputs": value}, "inputs") for value in ("*", 1, [1], [""], ["x" * 256], ["\0"], ["*"] * 101)),
+            *(
+                ({"inputs": value}, "inputs")
+                for value in ("*", 1, [1], [""], ["x" * 101], ["*" * 11], ["x" * 100] * 11, ["\0"], ["*"] * 101)
+            ),
             *(({"inputs": {key: ["*"]}}, "inputs") for key in ("x", "", f"{API}/users/ada/files/1")),
             *(({"retry_on": [value]}, "retry_on.0") for value in (0, 256, -9, "oom", True, None, [])),
             *(({"reuse": value}, "reuse") for value in ("yes", 1)),
