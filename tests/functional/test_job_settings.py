@@ -185,6 +185,16 @@ class TestRuns:
             "tasks.0.queue",
         )
 
+    def test_the_changes_do_not_name_a_deleted_queue_nor_a_new_one_of_its_name(self, ada, root, pipeline, gpu, start):
+        run = start(queue=gpu, tasks=[{"task": pipeline[1][0]["url"], "queue": gpu}]).json
+        assert run["changes"] == {"queue": gpu, "jobs": [{"position": 1, "queue": gpu}]}
+        root("DELETE", f"{gpu}?move_to={API}/queues/default", status=200)
+        gone = {"queue": None, "jobs": [{"position": 1, "queue": None}]}
+        assert ada("GET", run["url"]).json["changes"] == gone
+        root("POST", "queues", {"name": "gpu"}, status=201)
+        assert ada("GET", run["url"]).json["changes"] == gone
+        ada("POST", f"{run['url']}/cancel", status=200)
+
     def test_a_locked_queue_takes_no_runs(self, ada, root, pipeline, gpu, start):
         root("PUT", f"{gpu}/lock", status=200)
         for body in ({"queue": gpu}, {"tasks": [{"task": pipeline[1][1]["url"], "queue": gpu}]}):
