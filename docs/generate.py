@@ -91,17 +91,20 @@ A task has these fields, and a run can change them. Null leaves them to the queu
 | `attempts` | number of failures after which the job fails, 1 to 100 |
 | `priority` | -100 to 100; within a queue, jobs with a higher one come first, then older ones |
 | `resources` | object of `cpus` (number), `memory` (bytes) and `gpus` |
-| `inputs` | patterns of file names: a list for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
+| `inputs` | patterns of file names, of at most 100 characters with 10 asterisks, 1,000 in a list: a list\
+ for all parents, such as `["*.npz"]`, or an object of lists by the URLs of \
 parent tasks, such as `{{"…/tasks/7": ["model.*"]}}`; a parent that is not named gives all its files, one with `[]` \
 none |
 | `retry_on` | list of exit codes from 1 to 255, `"worker_lost"` and `"timeout"`; a signal is 128 and its number |
 | `reuse` | whether an equal job that has finished answers |
 
-`queue`, `priority` and `reuse` in the body of a run apply to all its jobs. `tasks` changes single tasks, and has
-precedence: `[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
-with those of the task; other fields replace them. The `changes` of the run show them by position.
+`queue`, `priority` and `reuse` in the body of a run apply to all its jobs, and take precedence over the fields of the
+tasks. `tasks` changes single tasks, and takes precedence over both, as does `jobs` of a rerun, by position:
+`[{{"task": URL, "arguments": {{"epsilon": 0.1}}, "timeout": 60}}]`. The arguments and resources are merged
+with those of the task; other fields replace them. Null in a run is the value of a job of which neither the task nor
+the run says anything: that of the queue, then of the settings. The `changes` of the run show them by position.
 
-`grid` starts a run for each combination of values, at most 1,000, and the response is the grid:
+`grid` starts a run for each combination of values, at most 1,000 runs and 20,000 jobs, and the response is the grid:
 `[{{"tasks": [URL], "option": "epsilon", "values": [0.1, 0.2]}}]`. All tasks of an axis have the same value in a run.
 
 `depends_on` is a list of URLs of jobs and runs of the same owner. The first jobs of the run wait until all of them are

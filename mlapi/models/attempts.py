@@ -237,7 +237,7 @@ def report(
     worker = _end_attempt(db, fence, End(status, reason, None, report.digest, report.exit_code))
     if status != Status.CANCELLED:
         recover(db, worker)
-    advance(db, job.run_id)
+    advance(db, [job.run_id])
     return status
 
 
@@ -360,7 +360,7 @@ def _put_back(db: Session, job: Job, fence: Fence, retries: Retries, end: End, *
         count_fault(db, worker, reason)
     elif end.status == Status.FAILED:
         recover(db, worker)
-    advance(db, job.run_id)
+    advance(db, [job.run_id])
     return to
 
 

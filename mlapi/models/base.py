@@ -6,7 +6,7 @@ Times are UTC without a time zone in both databases. Ids are integers that are n
 import datetime
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -60,18 +60,22 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: object) 
 
 
 class among(GenericFunction[bool]):  # noqa: N801 - it is written as the SQL function that it is
-    """Whether a column is one of many ids, which are one parameter.
+    """Whether a column is one of many ids or texts, which are one parameter: drivers limit the number of parameters.
 
     It has no type: SQLite would not use an index of the column, because a function of type Boolean is compared with 1.
     """
 
     inherit_cache = True
 
-    def __init__(self, column: InstrumentedAttribute[Any], ids: Collection[int]) -> None:
-        super().__init__(column, sa.bindparam(None, list(ids), _IDS, unique=True))
+    def __init__(
+        self, column: InstrumentedAttribute[Any] | sa.ColumnElement[Any], values: Collection[int] | Collection[str]
+    ) -> None:
+        kind = _TEXTS if isinstance(column.type, sa.Text) else _IDS
+        super().__init__(column, sa.bindparam(None, list(values), kind, unique=True))
 
 
 _IDS = sa.ARRAY(sa.BigInteger).with_variant(Json, "sqlite")
+_TEXTS = sa.ARRAY(sa.Text).with_variant(Json, "sqlite")
 
 
 @compiles(among, "sqlite")
@@ -84,6 +88,26 @@ def _sqlite_among(element: among, compiler: SQLCompiler, **options: object) -> s
 def _postgresql_among(element: among, compiler: SQLCompiler, **options: object) -> str:
     column, ids = (compiler.process(clause, **options) for clause in element.clauses)
     return f"{column} = ANY ({ids})"
+
+
+class members(GenericFunction[Any]):  # noqa: N801 - it is written as the SQL function that it is
+    """The members of a JSON object, which is one parameter, as rows of texts: `key` and `value`."""
+
+    inherit_cache = True
+
+    def __init__(self, values: Mapping[int, object]) -> None:
+        texts = {str(key): str(value) for key, value in values.items()}
+        super().__init__(sa.bindparam(None, texts, sa.JSON, unique=True))
+
+
+@compiles(members, "sqlite")
+def _sqlite_members(element: members, compiler: SQLCompiler, **options: object) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(members, "postgresql")
+def _postgresql_members(element: members, compiler: SQLCompiler, **options: object) -> str:
+    return f"json_each_text({compiler.process(element.clauses, **options)})"
 
 
 class Base(DeclarativeBase):
@@ -156,6 +180,14 @@ def affected_rows(db: Session, statement: sa.Update | sa.Delete) -> int:
     result = db.execute(statement)
     assert isinstance(result, sa.CursorResult)  # noqa: S101 - the result type of every UPDATE and DELETE
     return result.rowcount
+
+
+def set_each(db: Session, column: InstrumentedAttribute[Any], values: Mapping[int, object]) -> None:
+    """Set a column of many rows to values by their ids, in one statement."""
+    rows = members(values).table_valued("key", "value", name="new")
+    own = column.class_.id == sa.cast(rows.c.key, sa.BigInteger)
+    update = sa.update(column.class_).where(own).values({column: sa.cast(rows.c.value, column.type)})
+    db.execute(update, execution_options={"synchronize_session": False})
 
 
 def protect(statement: Query, of: type[Base]) -> Query:

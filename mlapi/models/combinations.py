@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
-from mlapi.errors import FieldErrors
+from mlapi.errors import FieldErrors, Invalid
 from mlapi.models.base import JsonObject
 from mlapi.models.grids import COMBINATIONS
 from mlapi.models.options import check_arguments
@@ -27,9 +27,9 @@ class Axis(NamedTuple):
 
 def check_axes(tasks: Sequence[Task], axes: Sequence[Axis]) -> None:
     """Raise `Invalid` unless the axes name options of these tasks, once each, with values that the options accept."""
-    errors = FieldErrors()
     if math.prod(len(axis.values) for axis in axes) > COMBINATIONS:
-        errors.add("grid", f"Must have at most {COMBINATIONS} combinations.")
+        raise Invalid.field("grid", f"Must have at most {COMBINATIONS} combinations.")
+    errors = FieldErrors()
     known, taken = {task.id: task for task in tasks}, set[tuple[int, str]]()
     for number, axis in enumerate(axes):
         for index, task in enumerate(axis.tasks):
@@ -38,6 +38,7 @@ def check_axes(tasks: Sequence[Task], axes: Sequence[Axis]) -> None:
                 continue
             if (task, axis.option) in taken:
                 errors.add(f"grid.{number}.option", "An option of a task can be in one axis only, once.")
+                break
             taken.add((task, axis.option))
             _check_values(errors, known[task], axis, f"grid.{number}")
     errors.raise_all()
@@ -68,14 +69,14 @@ def combine(
                 arguments.setdefault(task, {})[axis.option] = value
         jobs = dict(before)
         combined: list[Plan] = []
-        for each in plans:
-            own = arguments.get(each["task_id"] or 0)
+        for job in plans:
+            own = arguments.get(job["task_id"] or 0)
             if own is None:
-                combined.append(each)
+                combined.append(job)
                 continue
-            checked = check_arguments(signatures[each["task_id"] or 0], {**each["arguments"], **own})
-            combined.append({**each, "arguments": dict(checked)})
-            earlier = jobs.get(each["position"], {"position": each["position"]})
+            checked = check_arguments(signatures[job["task_id"] or 0], {**job["arguments"], **own})
+            combined.append({**job, "arguments": dict(checked)})
+            earlier = jobs.get(job["position"], {"position": job["position"]})
             all_arguments = {**cast("Mapping[str, object]", earlier.get("arguments", {})), **own}
-            jobs[each["position"]] = {**earlier, "arguments": all_arguments}
+            jobs[job["position"]] = {**earlier, "arguments": all_arguments}
         yield {**(changes or {}), "jobs": [jobs[position] for position in sorted(jobs)]}, combined

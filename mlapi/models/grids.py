@@ -11,9 +11,6 @@ COMBINATIONS = 1000
 AXES = 10
 """Maximum number of axes of a grid."""
 
-ROWS = 200_000
-"""Maximum number of jobs of a grid and of files of its runs and first jobs, which one transaction creates."""
-
 
 class Grid(Numbered):
     """A group of runs that were started together. `axes` are the arguments that vary, with their values."""

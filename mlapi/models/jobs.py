@@ -7,21 +7,18 @@ status, by compare-and-set in SQL.
 import enum
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
-from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, clock
+from mlapi.models.base import Base, JsonList, JsonObject, Numbered, Time, among, clock, members, set_each
 from mlapi.models.events import record_each
 from mlapi.models.files import File
 from mlapi.models.modules import Function
 from mlapi.models.patterns import Named, choose
 from mlapi.models.queues import DEFAULT_ID
-
-IDS = 10_000
-"""Maximum number of ids in a statement; PostgreSQL takes 65,535 parameters, SQLite 32,766."""
 
 NEEDS = ("cpus", "memory", "gpus")
 """The columns of the resources that a job needs; to need none is to need 0."""
@@ -63,6 +60,9 @@ it reuses the results of another (`models.reuse`), and from an end to PENDING on
 
 TERMINAL = frozenset({Status.FINISHED, Status.FAILED, Status.CANCELLED})
 """The states of ended jobs."""
+
+UNABLE = TERMINAL - {Status.FINISHED}
+"""The states of jobs that have no results; what needs them cannot run until they are retried."""
 
 
 class Job(Numbered):
@@ -185,28 +185,29 @@ def record_moves(db: Session, to: Status, jobs: Iterable[tuple[int, int, int, st
     record_each(db, "move", "job", subjects)
 
 
-def add_inputs(db: Session, job_ids: Sequence[int], files: Sequence[tuple[int, str]]) -> None:
-    """Add the same input files `(id, name)` to jobs; duplicate names get a number before their extension.
+def add_inputs(db: Session, chosen: Mapping[tuple[Named, ...], Sequence[int]]) -> None:
+    """Add input files to jobs that take the same; duplicate names get a number before their extension.
 
     The number of statements does not depend on the number of jobs and files.
     """
-    if not job_ids or not files:
-        return
-    first, *others = job_ids
-    names = distinct_names([name for _, name in files])
     rows = [
-        {"job_id": first, "number": number, "file_id": file_id, "name": name}
-        for number, ((file_id, _), name) in enumerate(zip(files, names, strict=True), 1)
+        {"job_id": job_ids[0], "number": number, "file_id": file_id, "name": name}
+        for files, job_ids in chosen.items()
+        for number, (file_id, name) in enumerate(_in_folder(files), 1)
     ]
+    if not rows:
+        return
     db.execute(sa.insert(JobInput), rows)
-    for start in range(0, len(others), IDS):
-        columns = ["job_id", "number", "file_id", "name"]
-        copied = (
-            sa.select(Job.id, JobInput.number, JobInput.file_id, JobInput.name)
-            .join_from(JobInput, Job, Job.id.in_(others[start : start + IDS]))
-            .where(JobInput.job_id == first)
-        )
-        db.execute(sa.insert(JobInput).from_select(columns, copied))
+    if equal := {other: job_ids[0] for files, job_ids in chosen.items() if files for other in job_ids[1:]}:
+        pairs = members(equal).table_valued("key", "value", name="equal").c
+        copied = sa.select(sa.cast(pairs.key, sa.BigInteger), JobInput.number, JobInput.file_id, JobInput.name)
+        copied = copied.where(JobInput.job_id == sa.cast(pairs.value, sa.BigInteger))
+        db.execute(sa.insert(JobInput).from_select(["job_id", "number", "file_id", "name"], copied))
+
+
+def _in_folder(files: Sequence[Named]) -> list[tuple[int, str]]:
+    """The ids of files in one folder, with distinct names."""
+    return list(zip((file.id for file in files), distinct_names([file.name for file in files]), strict=True))
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -230,74 +231,98 @@ def lock_run(db: Session, run_id: int) -> None:
 
     The lock is compatible with `KEY SHARE`, by which other runs protect results that they reuse from deletion.
     """
-    db.execute(_LOCK, {"run_id": run_id})
+    lock_runs(db, [run_id])
 
 
-_LOCK: sa.Select[int] = (
-    sa.select(sa.column("id", sa.BigInteger))
+def lock_runs(db: Session, run_ids: Collection[int]) -> None:
+    """Lock runs as `lock_run` does, in ascending order of their ids."""
+    db.execute(_LOCK.where(among(_RUN_ID, run_ids)))
+
+
+_RUN_ID: sa.ColumnClause[int] = sa.column("id", sa.BigInteger)
+_LOCK = (
+    sa.select(_RUN_ID)
     .select_from(sa.table("runs"))  # models.runs imports this module.
-    .where(sa.column("id") == sa.bindparam("run_id"))
+    .order_by(_RUN_ID)
     .with_for_update(key_share=True)
 )
 
 
-def advance(db: Session, run_id: int) -> list[int]:
-    """Queue the pending jobs of a run whose parents have all finished; cancel those with a parent that cannot finish.
+class Advanced(NamedTuple):
+    """The ids of the jobs that `advance` has queued, and of those that it has ended because they cannot run."""
+
+    queued: list[int]
+    ended: list[int]
+
+
+def advance(db: Session, run_ids: Collection[int]) -> Advanced:
+    """Queue the pending jobs of runs whose parents have all finished; cancel those with a parent that cannot finish.
 
     Jobs of other runs, on which a first job depends, count as well. A job takes the outputs of its parents in the order
     of the parents, whichever of them finished first. It fails if its function does not accept them. The number of
-    statements does not depend on the number of jobs, except that there is one for each reason, and for each choice of
-    inputs. Returns the ids of the queued jobs. Call `models.progress.advance`, which also does what follows.
+    statements does not depend on the number of runs and jobs. Call `models.progress.advance`, which also does what
+    follows.
     """
-    jobs = {job.id: job for job in db.execute(_JOBS, {"run_id": run_id})}
+    jobs = {job.id: job for job in db.execute(_JOBS.where(among(Job.run_id, run_ids)))}
     status = {job.id: job.status for job in jobs.values()}
-    parents: dict[int, list[int]] = {}
-    for job_id, parent_id in db.execute(_PARENTS, {"run_id": run_id}):
-        parents.setdefault(job_id, []).append(parent_id)
     pending = [job_id for job_id in jobs if status[job_id] == Status.PENDING]  # In order: parents come first.
-    blocked = _blocked(db, [job_id for job_id in pending if job_id not in parents])
-    ready = {job_id for job_id in pending if all(status[each] == Status.FINISHED for each in parents.get(job_id, []))}
-    ready -= blocked.keys()
+    parents: dict[int, list[int]] = {}
+    for job_id, parent_id in db.execute(_PARENTS.where(among(Job.run_id, run_ids))) if pending else ():
+        parents.setdefault(job_id, []).append(parent_id)
+    others = _others(db, [job_id for job_id in pending if job_id not in parents])
+    ready = {job_id for job_id in pending if {status[job] for job in parents.get(job_id, [])} <= {Status.FINISHED}}
+    ready -= others.keys()
     outputs = _outputs(db, {parent for job_id in ready for parent in parents.get(job_id, [])})
-    ended: dict[tuple[Status, str], list[int]] = {}
+    reasons: dict[int, str] = {}
     chosen: dict[tuple[Named, ...], list[int]] = {}
     for job_id in pending:
         earlier = [jobs[parent] for parent in parents.get(job_id, [])]
-        to, reason = Status.CANCELLED, blocked.get(job_id) or _unfit(earlier, status)
         if job_id in ready:
             sources = {parent.position: outputs.get(parent.id, []) for parent in earlier}
             files, problem = _chosen(jobs[job_id], sources)
-            to, reason = Status.FAILED, problem and f"Not run: {problem}"
             if problem is None:
                 chosen.setdefault(files, []).append(job_id)
-        if reason is not None:
-            status[job_id] = to
-            ended.setdefault((to, reason), []).append(job_id)
-    for (to, reason), job_ids in ended.items():
-        move(db, to, Job.id.in_(job_ids), reason=reason, ended=clock())
-    for taken, job_ids in chosen.items():
-        add_inputs(db, job_ids, taken)
+            else:
+                status[job_id], reasons[job_id] = Status.FAILED, f"Not run: {problem}"
+        elif reason := _unfit(others.get(job_id, []), earlier, status):
+            status[job_id], reasons[job_id] = Status.CANCELLED, reason
+    _end(db, status, reasons)
+    return Advanced(_queue(db, chosen), list(reasons))
+
+
+def _end(db: Session, status: Mapping[int, str], reasons: Mapping[int, str]) -> None:
+    """End jobs that cannot run, with this status and these reasons."""
+    if reasons:
+        set_each(db, Job.reason, reasons)
+    for to in (Status.FAILED, Status.CANCELLED):
+        if job_ids := [job_id for job_id in reasons if status[job_id] == to]:
+            move(db, to, among(Job.id, job_ids), ended=clock())
+
+
+def _queue(db: Session, chosen: Mapping[tuple[Named, ...], list[int]]) -> list[int]:
+    """Queue jobs with the inputs that they have chosen; returns their ids."""
+    add_inputs(db, chosen)
     queued = [job_id for job_ids in chosen.values() for job_id in job_ids]
     if queued:
-        move(db, Status.QUEUED, Job.id.in_(queued), queued=clock())
+        move(db, Status.QUEUED, among(Job.id, queued), queued=clock())
     return queued
 
 
-def _blocked(db: Session, job_ids: list[int]) -> dict[int, str | None]:
-    """The jobs that wait for jobs of other runs, with the reason if one of these cannot finish."""
-    blocked: dict[int, str | None] = {}
-    for job_id, number, function, status in db.execute(_DEPENDENCIES, {"jobs": job_ids}) if job_ids else ():
-        if status in TERMINAL and blocked.get(job_id) is None:
-            blocked[job_id] = f"Not run: job {number} ({function}), on which it depends, is {status}."
-        else:
-            blocked.setdefault(job_id, None)
-    return blocked
+def _others(db: Session, job_ids: list[int]) -> dict[int, list[Any]]:
+    """The jobs of other runs for which jobs wait."""
+    others: dict[int, list[Any]] = {}
+    for job in db.execute(_DEPENDENCIES.where(among(JobDependency.job_id, job_ids))) if job_ids else ():
+        others.setdefault(job.job_id, []).append(job)
+    return others
 
 
-def _unfit(parents: Sequence[Any], status: Mapping[int, str]) -> str | None:
-    """The reason why a job cannot run whose parents have this status, or None."""
+def _unfit(others: Sequence[Any], parents: Sequence[Any], status: Mapping[int, str]) -> str | None:
+    """The reason why a job cannot run, which has these parents and waits for these jobs of other runs, or None."""
+    for other in others:
+        if (now := status.get(other.id, other.status)) in UNABLE:
+            return f"Not run: job {other.id} ({other.name}), on which it depends, is {now}."
     for parent in parents:
-        if status[parent.id] in TERMINAL - {Status.FINISHED}:
+        if status[parent.id] in UNABLE:
             return f"Not run: parent job {parent.id} ({parent.Function.name}) is {status[parent.id]}."
     return None
 
@@ -316,7 +341,7 @@ def _outputs(db: Session, job_ids: Collection[int]) -> dict[int, list[Named]]:
     found: dict[int, list[Named]] = {}
     if job_ids:
         query = sa.select(JobOutput.job_id, File.id, File.name).join(File, JobOutput.file_id == File.id)
-        query = query.where(JobOutput.job_id.in_(job_ids)).order_by(JobOutput.job_id, JobOutput.number)
+        query = query.where(among(JobOutput.job_id, job_ids)).order_by(JobOutput.job_id, JobOutput.number)
         for job_id, file_id, name in db.execute(query):
             found.setdefault(job_id, []).append(Named(file_id, name))
     return found
@@ -325,19 +350,27 @@ def _outputs(db: Session, job_ids: Collection[int]) -> dict[int, list[Named]]:
 _JOBS = (
     sa.select(Job.id, Job.position, Job.status, Job.patterns, Function)
     .join(Function, Job.function_id == Function.id)
-    .where(Job.run_id == sa.bindparam("run_id"))
-    .order_by(Job.position)
+    .options(
+        sa.orm.load_only(
+            Function.name,
+            Function.expected_filetype,
+            Function.optional_filetypes,
+            Function.min_files,
+            Function.max_files,
+            raiseload=True,
+        )
+    )
+    .order_by(Job.run_id, Job.position)
 )
 _PARENTS = (
     sa.select(JobParent.job_id, JobParent.parent_id)
     .join(Job, JobParent.job_id == Job.id)
-    .where(Job.run_id == sa.bindparam("run_id"))
     .order_by(JobParent.job_id, JobParent.parent_id)
 )
 _DEPENDENCIES = (
     sa.select(JobDependency.job_id, Job.id, Function.name, Job.status)
     .join(Job, JobDependency.dependency_id == Job.id)
     .join(Function, Job.function_id == Function.id)
-    .where(JobDependency.job_id.in_(sa.bindparam("jobs", expanding=True)), Job.status != Status.FINISHED)
+    .where(Job.status != Status.FINISHED)
     .order_by(JobDependency.job_id, Job.id)
 )

@@ -1,6 +1,8 @@
 """Patterns by which a job chooses its inputs from the outputs of its parents."""
 
 import fnmatch
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -11,6 +13,13 @@ ALL = "*"
 
 RUN = 0
 """The position that stands for the files of the run, which first jobs take; jobs have positions from 1."""
+
+
+LENGTH, STARS, TOTAL = 100, 10, 1000
+"""Maximum number of characters of a glob, of `*` in it, and of characters of all globs of a list.
+
+The time of a comparison with a name is at most proportional to both lengths.
+"""
 
 
 class Named(NamedTuple):
@@ -31,9 +40,18 @@ def choose(patterns: JsonObject | None, sources: Mapping[int, Sequence[Named]]) 
         if globs is None:
             chosen += files
         else:
-            chosen += [file for file in files if _matches(file.name, cast("list[str]", globs))]
+            names = tuple(cast("list[str]", globs))
+            chosen += [file for file in files if _matches(names, file.name)]
     return chosen
 
 
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+@functools.lru_cache(maxsize=10_000)
+def _matches(globs: tuple[str, ...], name: str) -> bool:
+    """Whether a name matches one of the globs; the jobs of a grid ask the same again and again."""
+    return _compiled(globs).match(name) is not None
+
+
+@functools.lru_cache(maxsize=200)
+def _compiled(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for all globs; without any, it matches nothing."""
+    return re.compile("|".join(map(fnmatch.translate, globs)) or r"(?!)")

@@ -1,22 +1,26 @@
 """Plans: the columns of the jobs of a run, from the tasks of its pipeline and the changes of the run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypedDict, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypedDict, cast
 
 from sqlalchemy.orm import Session
 
 from mlapi.errors import Conflict, FieldErrors
 from mlapi.models import queues
 from mlapi.models.base import JsonList, JsonObject
+from mlapi.models.dependencies import Dependency
 from mlapi.models.options import check_arguments
 from mlapi.models.patterns import ALL
 from mlapi.models.pipelines import NOT_PARENT, JobSettings, Task
-from mlapi.models.queues import DEFAULT_ID
+from mlapi.models.queues import DEFAULT, DEFAULT_ID
 
 
 class JobChanges(JobSettings, total=False):
-    """What a run changes of a task: arguments and resources are merged with those of the task, others replace them."""
+    """What a run changes of a task: arguments and resources are merged with those of the task, others replace them.
+
+    None is the value of a job of which neither the task nor the run says anything.
+    """
 
     arguments: Mapping[str, object]
 
@@ -28,25 +32,35 @@ class TaskOfRun(NamedTuple):
     changes: JobChanges
 
 
-class Dependency(NamedTuple):
-    """A run, or a job of one (`kind`), that must have finished before another run begins."""
-
-    kind: str
-    id: int
-
-
 @dataclass(frozen=True)
 class RunOptions:
-    """What the start of a run can choose beside its files: for all its jobs, and for single ones."""
+    """What the start of a run can choose beside its files: for all its jobs, and for single tasks, with precedence.
 
-    queue: str | None = None
-    priority: int | None = None
-    reuse: bool | None = None
+    `field` is the part of the request that has the single tasks, by which errors name them.
+    """
+
+    changes: JobChanges = field(default_factory=JobChanges)
     tasks: Sequence[TaskOfRun] = ()
     depends_on: Sequence[Dependency] = ()
+    field: str = "tasks"
 
 
-class Plan(TypedDict):
+KEYS = {"tasks": ("task", "Task not found."), "jobs": ("position", "Job not found.")}
+"""The field that names a task or a job in each part of a request, and the error if there is none."""
+
+
+class Needs(TypedDict):
+    """The resources that a job needs."""
+
+    cpus: float | None
+    memory: int | None
+    gpus: int | None
+
+
+NEEDS: Final = ("cpus", "memory", "gpus")
+
+
+class Plan(Needs):
     """The columns of a job that are known before its run exists; the ids of parents in `patterns` are positions."""
 
     task_id: int | None
@@ -57,9 +71,6 @@ class Plan(TypedDict):
     timeout: float | None
     attempts: int | None
     rank: int
-    cpus: float | None
-    memory: int | None
-    gpus: int | None
     patterns: JsonObject | None
     retry_on: JsonList | None
     reuse: bool | None
@@ -75,10 +86,10 @@ def plan(db: Session, tasks: Sequence[Task], parents: Sequence[Sequence[int]], o
     known = _queues(db, errors, options)
     plans = []
     for index, task in enumerate(tasks):
-        number, change = changes.get(task.id, (0, {}))
+        prefix, change = changes.get(task.id, ("", {}))
         with errors.collect():
             positions = {str(tasks[parent].id): str(parent + 1) for parent in parents[index]}
-            plans.append(_plan(task, index + 1, positions, options, change, f"tasks.{number}", known))
+            plans.append(_plan(task, index + 1, positions, {**options.changes, **change}, prefix, known))
     errors.raise_all()
     complete(db, plans)
     return plans
@@ -86,45 +97,44 @@ def plan(db: Session, tasks: Sequence[Task], parents: Sequence[Sequence[int]], o
 
 def complete(db: Session, plans: Sequence[Plan]) -> None:
     """Fill in the defaults of the queues of jobs. Raises `Conflict` if a queue is locked."""
-    used = {each["queue_id"] for each in plans}
+    used = {job["queue_id"] for job in plans}
     queues.check_open(db, used)
     defaults = queues.defaults(db, used)
-    for each in plans:
-        of_queue = defaults[each["queue_id"]]
-        each["timeout"] = each["timeout"] or of_queue.timeout
-        each["attempts"] = each["attempts"] or of_queue.attempts
-        resources = of_queue.resources or {}
-        if each["cpus"] is None:
-            each["cpus"] = cast("float | None", resources.get("cpus"))
-        if each["memory"] is None:
-            each["memory"] = cast("int | None", resources.get("memory"))
-        if each["gpus"] is None:
-            each["gpus"] = cast("int | None", resources.get("gpus"))
+    for job in plans:
+        of_queue = defaults[job["queue_id"]]
+        job["timeout"] = job["timeout"] or of_queue.timeout
+        job["attempts"] = job["attempts"] or of_queue.attempts
+        for name in NEEDS:
+            if job[name] is None:
+                job[name] = cast("Any", (of_queue.resources or {}).get(name))
 
 
 def _queues(db: Session, errors: FieldErrors, options: RunOptions) -> dict[str, int]:
     """The ids of the queues that a run names; adds an error for every name without a queue."""
-    names = {f"tasks.{number}.queue": each.changes.get("queue") for number, each in enumerate(options.tasks)}
-    named = {where: name for where, name in {"queue": options.queue, **names}.items() if name is not None}
-    known = queues.ids(db, named.values(), protected=False) if named else {}
+    parts = {f"{options.field}.{number}.queue": part.changes for number, part in enumerate(options.tasks)}
+    named = {where: part.get("queue") for where, part in {"queue": options.changes, **parts}.items()}
+    names = {name for name in named.values() if name is not None}
+    known = queues.ids(db, names, protected=False) if names else {}
     for where, name in named.items():
-        if name not in known:
+        if name in names - known.keys():
             errors.add(where, "Queue not found.")
     return known
 
 
 def _changes_by_task(
     errors: FieldErrors, tasks: Sequence[Task], options: RunOptions
-) -> dict[int, tuple[int, JobChanges]]:
-    """The changes of the tasks by their ids, each with its number in the request."""
+) -> dict[int, tuple[str, JobChanges]]:
+    """The changes of the tasks by their ids, with the names of their fields in the request."""
+    key, not_found = KEYS[options.field]
     known = {task.id for task in tasks}
-    found: dict[int, tuple[int, JobChanges]] = {}
+    found: dict[int, tuple[str, JobChanges]] = {}
     for number, (task, changes) in enumerate(options.tasks):
+        prefix = f"{options.field}.{number}"
         if task not in known:
-            errors.add(f"tasks.{number}.task", "Task not found.")
+            errors.add(f"{prefix}.{key}", not_found)
         elif task in found:
-            errors.add(f"tasks.{number}.task", "Sent more than once.")
-        found.setdefault(task, (number, changes))
+            errors.add(f"{prefix}.{key}", "Sent more than once.")
+        found.setdefault(task, (prefix, changes))
     return found
 
 
@@ -132,7 +142,6 @@ def _plan(
     task: Task,
     position: int,
     parents: Mapping[str, str],
-    options: RunOptions,
     change: JobChanges,
     prefix: str,
     queues: Mapping[str, int],
@@ -150,25 +159,22 @@ def _plan(
     errors.raise_all()
     if patterns is None:
         raise Conflict(f"The inputs of task {position} name a task that is not its parent any more; change them first.")
-    resources = {**(task.resources or {}), **(change.get("resources") or {})}
-    queue = change.get("queue") or options.queue
-    run_priority = task.priority if options.priority is None else options.priority
-    wishes = (options.reuse, change.get("reuse", task.reuse))
+    changed = change.get("resources", {})
+    resources = {} if changed is None else {**(task.resources or {}), **changed}
+    queue_id = queues.get(change["queue"] or DEFAULT) if "queue" in change else task.queue_id
     return {
+        **cast("Needs", {name: resources.get(name) for name in NEEDS}),
         "task_id": task.id,
         "function_id": task.function_id,
         "position": position,
         "arguments": dict(arguments),
-        "queue_id": task.queue_id or DEFAULT_ID if queue is None else queues.get(queue, DEFAULT_ID),
+        "queue_id": queue_id or DEFAULT_ID,
         "timeout": change.get("timeout", task.timeout),
         "attempts": change.get("attempts", task.attempts),
-        "rank": -(change.get("priority", run_priority) or 0),
-        "cpus": cast("float | None", resources.get("cpus")),
-        "memory": cast("int | None", resources.get("memory")),
-        "gpus": cast("int | None", resources.get("gpus")),
+        "rank": -(change.get("priority", task.priority) or 0),
         "patterns": patterns or None,
         "retry_on": change.get("retry_on", task.retry_on),
-        "reuse": False if False in wishes else (True in wishes) or None,
+        "reuse": change.get("reuse", task.reuse),
     }
 
 

@@ -1,6 +1,7 @@
 """Queues: where queued jobs wait for workers; who may use them, and the defaults of their jobs."""
 
-from collections.abc import Iterable
+import datetime
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, TypedDict, cast
 
 import sqlalchemy as sa
@@ -101,6 +102,12 @@ def ids(db: Session, names: Iterable[str], *, protected: bool = True) -> dict[st
     """
     query = sa.select(Queue.name, Queue.id).where(Queue.name.in_(set(names))).order_by(Queue.id)
     return {str(name): queue_id for name, queue_id in db.execute(protect(query, Queue) if protected else query)}
+
+
+def since(db: Session | sa.Connection, names: Collection[str], time: datetime.datetime) -> set[str]:
+    """The names of those of these queues that have existed since a time: a new queue can have the name of a deleted."""
+    query = sa.select(Queue.name).where(Queue.name.in_(names), Queue.created <= time)
+    return {str(name) for name in db.scalars(query)}
 
 
 def check_open(db: Session, queue_ids: Iterable[int]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from mlapi.errors import Conflict, FieldErrors, Gone
+from mlapi.errors import Conflict, Gone
 from mlapi.models.base import JsonObject, protect
 from mlapi.models.jobs import Job, JobParent
 from mlapi.models.modules import Function
@@ -40,7 +40,6 @@ def rerun(
     jobs = db.execute(_JOBS, {"run": run_id}).all()
     if not jobs:
         raise Gone()
-    _check_positions(options, len(jobs))
     if file_ids is None:
         files = sa.select(RunFile.file_id).where(RunFile.run_id == run_id).order_by(RunFile.position)
         file_ids = db.scalars(files).all()
@@ -60,16 +59,6 @@ _JOBS = (
     .where(Job.run_id == sa.bindparam("run"))
     .order_by(Job.position)
 )
-
-
-def _check_positions(options: RunOptions, count: int) -> None:
-    errors = FieldErrors()
-    for index, (position, _) in enumerate(options.tasks):
-        if not 1 <= position <= count:
-            errors.add(f"jobs.{index}.position", "Job not found.")
-        elif position in [each.task for each in options.tasks[:index]]:
-            errors.add(f"jobs.{index}.position", "Sent more than once.")
-    errors.raise_all()
 
 
 def _task(job: Job, function: Function) -> Task:

@@ -8,14 +8,11 @@ from sqlalchemy.orm import Session
 from mlapi.errors import Conflict, Gone
 from mlapi.models.base import among, protect
 from mlapi.models.events import record
-from mlapi.models.jobs import TERMINAL, Job, JobDependency, JobInput, JobParent, Status, lock_run, move
+from mlapi.models.jobs import UNABLE, Job, JobDependency, JobInput, JobParent, Status, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.progress import advance
 from mlapi.models.queues import DEFAULT_ID, Queue
 from mlapi.models.runs import Run, status_of, statuses
-
-RETRIED = TERMINAL - {Status.FINISHED}
-"""The states of jobs that can be retried."""
 
 
 def retry_job(db: Session, job_id: int) -> None:
@@ -31,7 +28,7 @@ def retry_job(db: Session, job_id: int) -> None:
     status = db.scalar(sa.select(Job.status).where(Job.id == job_id))
     if status is None:
         raise Gone()
-    if status not in RETRIED:
+    if status not in UNABLE:
         raise Conflict(f"Only a job that is FAILED or CANCELLED can be retried: it is {status}.")
     record(db, "retry", "job", job_id, run_id)
     _retry(db, run_id, [job_id])
@@ -46,10 +43,10 @@ def retry_run(db: Session, run_id: int) -> None:
         raise Gone()
     lock_run(db, run_id)
     status = status_of(statuses(db, [run_id])[run_id])
-    if status not in RETRIED:
+    if status not in UNABLE:
         raise Conflict(f"Only a run that is FAILED or CANCELLED can be retried: it is {status}.")
     record(db, "retry", "run", run_id, run_id)
-    _retry(db, run_id, list(db.scalars(sa.select(Job.id).where(Job.run_id == run_id, Job.status.in_(RETRIED)))))
+    _retry(db, run_id, list(db.scalars(sa.select(Job.id).where(Job.run_id == run_id, Job.status.in_(UNABLE)))))
 
 
 def _retry(db: Session, run_id: int, job_ids: list[int]) -> None:
@@ -70,8 +67,7 @@ def _retry(db: Session, run_id: int, job_ids: list[int]) -> None:
                 heapq.heappush(order, run)
             todo.setdefault(run, set()).add(job)
     _leave_deleted_queues(db, moved)
-    for current in revived:
-        advance(db, current)
+    advance(db, revived)
 
 
 def _check(db: Session, job_ids: list[int]) -> None:
@@ -81,7 +77,7 @@ def _check(db: Session, job_ids: list[int]) -> None:
         sa.select(JobDependency.dependency_id).where(JobDependency.job_id.in_(job_ids)),
     ).subquery()
     query = sa.select(Job.id, Function.name, Job.status).join(Function, Job.function_id == Function.id)
-    query = query.where(Job.id.in_(sa.select(links.c.id)), Job.id.not_in(job_ids), Job.status.in_(RETRIED))
+    query = query.where(Job.id.in_(sa.select(links.c.id)), Job.id.not_in(job_ids), Job.status.in_(UNABLE))
     if row := db.execute(query.order_by(Job.id).limit(1)).first():
         raise Conflict(f"Job {row.id} ({row.name}) must finish before, and is {row.status}; retry it.", job=row.id)
 

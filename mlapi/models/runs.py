@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from mlapi.database import wake_schedulers
 from mlapi.errors import Conflict, FieldErrors, Gone, Invalid
 from mlapi.models import dependencies
-from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, clock
+from mlapi.models.base import Base, JsonObject, Numbered, affected_rows, among, clock
 from mlapi.models.combinations import Axis, check_axes, combine
 from mlapi.models.dependencies import Dependencies
 from mlapi.models.events import record, record_all
 from mlapi.models.files import File
-from mlapi.models.grids import ROWS, Grid
+from mlapi.models.grids import Grid
 from mlapi.models.jobs import TERMINAL, Job, JobParent, Status, add_inputs, lock_run, move
 from mlapi.models.modules import Function
 from mlapi.models.patterns import RUN, Named, choose
@@ -27,6 +28,15 @@ from mlapi.models.progress import begin, follow
 
 AT_ONCE = {"render_nulls": True}
 """Execution options of an INSERT of many rows: without it, rows with other null columns are other statements."""
+
+JOBS = 20_000
+"""Maximum number of jobs that one request creates: the transaction takes seconds, in which SQLite has no other."""
+
+ROWS = 200_000
+"""Maximum number of rows that one request creates for jobs: their inputs, parents, dependencies, and files of runs."""
+
+BYTES = 64 * 2**20
+"""Maximum size of the arguments and patterns of the jobs, and of the changes of the runs, that one request creates."""
 
 NO_OPTIONS = RunOptions()
 """The options of a run that chooses nothing."""
@@ -76,7 +86,8 @@ def start(
 
     Raises `Conflict` if the pipeline is disabled or has no tasks, if a queue is locked, if a job on which the run
     depends has failed, or if the key was used for another request; `Invalid` for a file that is not the owner's or that
-    the function of a first task does not accept, for changes that do not fit the tasks, and for unknown dependencies.
+    the function of a first task does not accept, for changes that do not fit the tasks, for unknown dependencies, and
+    if the run would have too many rows or bytes.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
     digest = request_digest(key, file_ids, options)
@@ -98,7 +109,7 @@ def start_grid(
 ) -> tuple[Grid, bool]:
     """Create a run for each combination of the values of the axes; returns their grid and whether it is new.
 
-    Raises as `start` does, and `Invalid` for axes that do not fit the tasks, and for too many combinations or jobs.
+    Raises as `start` does, and `Invalid` for axes that do not fit the tasks, and for too many combinations.
     """
     pipeline = Pipeline.locked(db, pipeline_id)
     digest = request_digest(key, file_ids, options, axes)
@@ -108,11 +119,6 @@ def start_grid(
     check_axes(prepared.tasks, axes)
     changes = changes_of(options, prepared.plans)
     combined = list(combine(prepared.tasks, prepared.plans, changes, axes))
-    first = sum(not earlier for earlier in prepared.parents)
-    of_run = len(prepared.plans) + len(file_ids) + first * (len(file_ids) + len(options.depends_on))
-    rows = len(combined) * of_run
-    if rows > ROWS:
-        raise Invalid.field("grid", f"Has {rows} jobs and inputs of jobs in all runs; at most {ROWS} are possible.")
     grid = Grid(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, request_digest=digest)
     grid.axes, grid.run_count = [axis.as_json() for axis in axes], len(combined)
     db.add(grid)
@@ -124,7 +130,8 @@ def start_grid(
 class Prepared(NamedTuple):
     """What the runs of one request have in common.
 
-    These are the plans of their jobs, the parents of the jobs, the files, and the jobs on which the runs depend.
+    These are the plans of their jobs, the parents and inputs of the jobs, the files, and the jobs on which the runs
+    depend.
     """
 
     pipeline: Pipeline
@@ -132,6 +139,7 @@ class Prepared(NamedTuple):
     parents: list[list[int]]
     plans: list[Plan]
     files: list[Named]
+    inputs: list[tuple[Named, ...]]
     before: Dependencies
 
 
@@ -165,9 +173,8 @@ def prepare(
     with errors.collect():
         before = dependencies.find(db, pipeline.owner_id, options.depends_on)
     errors.raise_all()
-    functions = [task.function for task in tasks]
-    check_files(plans, graph, functions, files)
-    return Prepared(pipeline, tasks, graph, plans, files, before)
+    inputs = find_inputs(plans, graph, [task.function for task in tasks], files)
+    return Prepared(pipeline, tasks, graph, plans, files, inputs, before)
 
 
 def request_digest(key: str | None, *request: object) -> str | None:
@@ -204,14 +211,47 @@ def find_files(db: Session, owner_id: int, file_ids: list[int]) -> list[Named]:
     return [Named(file_id, found[file_id]) for file_id in file_ids]
 
 
-def check_files(plans: list[Plan], parents: list[list[int]], functions: list[Function], files: list[Named]) -> None:
-    """Raise `Invalid` unless the functions of the first jobs accept what they take of the files of the run."""
+def find_inputs(
+    plans: list[Plan], parents: list[list[int]], functions: list[Function], files: list[Named]
+) -> list[tuple[Named, ...]]:
+    """What every job takes of the files of the run: nothing, if it has parents.
+
+    Raises `Invalid` unless the functions of the first jobs accept it.
+    """
     errors = FieldErrors()
-    for each, earlier, function in zip(plans, parents, functions, strict=True):
-        names = [] if earlier else [file.name for file in choose(each["patterns"], {RUN: files})]
-        if not earlier and (problem := function.problem_with_files(names)):
+    inputs: list[tuple[Named, ...]] = []
+    for job, earlier, function in zip(plans, parents, functions, strict=True):
+        taken = () if earlier else tuple(choose(job["patterns"], {RUN: files}))
+        inputs.append(taken)
+        if not earlier and (problem := function.problem_with_files([file.name for file in taken])):
             errors.add("files", problem)
     errors.raise_all()
+    return inputs
+
+
+def check_size(prepared: Prepared, runs: Sequence[tuple[JsonObject | None, list[Plan]]]) -> None:
+    """Raise `Invalid` if runs, from their changes and the plans of their jobs, have too many rows or too large ones."""
+    graph, several = prepared.parents, len(runs) > 1
+    first = sum(not earlier for earlier in graph)
+    of_run = len(graph) + sum(map(len, graph)) + len(prepared.files) + sum(map(len, prepared.inputs))
+    rows = of_run + first * len(prepared.before.job_ids)
+    for of_one, most, what in (
+        (len(graph), JOBS, "jobs"),
+        (rows, ROWS, "jobs, files, inputs, parents and dependencies of jobs"),
+    ):
+        if (count := len(runs) * of_one) > most:
+            problem = f"Would create {count} {what}; at most {most} are possible."
+            raise Invalid.field("grid" if several else "depends_on", problem)
+    size = 0
+    for changes, plans in runs:
+        size += _size(changes) + sum(_size(job["arguments"]) + _size(job["patterns"]) for job in plans)
+        if size > BYTES:  # At once: the runs of a grid can be a thousand times as large.
+            problem = f"The arguments, patterns and changes of all jobs must have at most {BYTES} bytes."
+            raise Invalid.field("grid" if several else "", problem)
+
+
+def _size(value: JsonObject | None) -> int:
+    return 0 if value is None else len(orjson.dumps(value))
 
 
 def create(
@@ -219,9 +259,10 @@ def create(
 ) -> list[Run]:
     """Create runs of the same graph over the same files, each from its changes and the plans of its jobs.
 
-    The number of statements does not depend on the number of runs.
+    The number of statements does not depend on the number of runs. Raises `Invalid` as `check_size` does.
     """
-    pipeline, _, graph, _, files, before = prepared
+    check_size(prepared, runs)
+    pipeline, _, graph, _, files, inputs, before = prepared
     of_all = {"pipeline_id": pipeline.id, "owner_id": pipeline.owner_id, "task_count": len(graph), **columns}
     rows = [{**of_all, "changes": changes} for changes, _ in runs]
     created = _insert(db, rows)
@@ -231,11 +272,11 @@ def create(
         ]
         db.execute(sa.insert(RunFile), positions)
     if files and len(created) > 1:
-        others = Run.id.in_([run.id for run in created[1:]])
+        others = among(Run.id, [run.id for run in created[1:]])
         copied = sa.select(Run.id, RunFile.position, RunFile.file_id).join_from(RunFile, Run, others)
         copied = copied.where(RunFile.run_id == created[0].id)
         db.execute(sa.insert(RunFile).from_select(["run_id", "position", "file_id"], copied))
-    first = _create_jobs(db, created, [plans for _, plans in runs], graph, files, wait=before.wait)
+    first = _create_jobs(db, created, [plans for _, plans in runs], graph, inputs, wait=before.wait)
     record_all(db, "create", "run", ((run.id, run.id) for run in created), jobs=len(graph))
     begin(db, first, before.job_ids, wait=before.wait)
     return created
@@ -250,12 +291,18 @@ def _insert(db: Session, rows: list[dict[str, object]]) -> list[Run]:
 
 
 def _create_jobs(
-    db: Session, runs: list[Run], planned: list[list[Plan]], graph: list[list[int]], files: list[Named], *, wait: bool
+    db: Session,
+    runs: list[Run],
+    planned: list[list[Plan]],
+    graph: list[list[int]],
+    inputs: list[tuple[Named, ...]],
+    *,
+    wait: bool,
 ) -> list[int]:
     """Create the jobs of runs; returns the ids of those without parents, which `wait` or are queued."""
     rows = [
         {
-            **each,
+            **job,
             "run_id": run.id,
             "pipeline_id": run.pipeline_id,
             "owner_id": run.owner_id,
@@ -264,10 +311,10 @@ def _create_jobs(
             "created": run.created,
         }
         for run, plans in zip(runs, planned, strict=True)
-        for each, earlier in zip(plans, graph, strict=True)
+        for job, earlier in zip(plans, graph, strict=True)
     ]
     db.execute(sa.insert(Job), rows, execution_options=AT_ONCE)
-    own = sa.select(Job.id).where(Job.run_id.in_([run.id for run in runs]))
+    own = sa.select(Job.id).where(among(Job.run_id, [run.id for run in runs]))
     ids = db.scalars(own.order_by(Job.run_id, Job.position)).all()
     wake_schedulers(db)
     size = len(graph)
@@ -282,23 +329,16 @@ def _create_jobs(
     chosen: dict[tuple[Named, ...], list[int]] = {}
     for index, earlier in enumerate(graph):
         if not earlier:
-            taken = tuple(choose(planned[0][index]["patterns"], {RUN: files}))
-            chosen.setdefault(taken, []).extend(ids[index::size])
-    for taken, job_ids in chosen.items():
-        add_inputs(db, job_ids, taken)
+            chosen.setdefault(inputs[index], []).extend(ids[index::size])
+    add_inputs(db, chosen)
     return [job_id for job_ids in chosen.values() for job_id in job_ids]
 
 
 def changes_of(options: RunOptions, plans: list[Plan]) -> JsonObject | None:
     """The changes of a run as they are stored: those of jobs by their positions."""
-    positions = {each["task_id"]: each["position"] for each in plans}
-    changes: JsonObject = {
-        name: value
-        for name, value in (("queue", options.queue), ("priority", options.priority), ("reuse", options.reuse))
-        if value is not None
-    }
+    positions = {job["task_id"]: job["position"] for job in plans}
     jobs: list[object] = [{"position": positions[task], **changed} for task, changed in options.tasks if changed]
-    return {**changes, **({"jobs": jobs} if jobs else {})} or None
+    return {**options.changes, **({"jobs": jobs} if jobs else {})} or None
 
 
 def cancel(db: Session, run_id: int) -> None:

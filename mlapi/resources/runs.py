@@ -7,7 +7,7 @@ from typing import TypedDict, cast
 import sqlalchemy as sa
 
 from mlapi.database import Reader
-from mlapi.models import Job, Pipeline, Run, RunFile, User, events, runs, waits
+from mlapi.models import Job, Pipeline, Run, RunFile, User, events, queues, runs, waits
 from mlapi.models.base import JsonObject
 from mlapi.models.jobs import TERMINAL
 from mlapi.resources.events import Events
@@ -114,29 +114,32 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
         return {
             **summary,
             "files": files,
-            "changes": changes_of(self.row, self.link),
+            "changes": changes_of(self.row, self.link, self.request.reader),
             "rerun_of": rerun_of,
             "warnings": waits.warnings(self.request.reader, Job.run_id == self.id),
             "events": f"{summary['url']}/events",
         }
 
 
-def changes_of(row: Row, link: Linker) -> JsonObject | None:
-    """The changes of a run, with URLs of queues and tasks instead of names and ids."""
+def changes_of(row: Row, link: Linker, reader: Reader) -> JsonObject | None:
+    """The changes of a run, with URLs of queues and tasks instead of names and ids; null for a deleted queue."""
     if row.changes is None:
         return None
+    jobs = cast("list[JsonObject]", row.changes.get("jobs", []))
+    names = {cast("str", part["queue"]) for part in (row.changes, *jobs) if part.get("queue") is not None}
+    present = queues.since(reader, names, row.created) if names else set()
 
     def task(number: str) -> Url:
         return link("task", user=row.owner, pipeline=row.pipeline, task=number)
 
     def shown(changes: JsonObject) -> JsonObject:
         found = dict(changes)
-        if changes.get("queue") is not None:
-            found["queue"] = link("queue", queue=changes["queue"])
+        if (queue := changes.get("queue")) is not None:
+            found["queue"] = link("queue", queue=queue) if queue in present else None
         if "inputs" in changes:
             found["inputs"] = inputs_of(cast("JsonObject | None", changes["inputs"]), task)
         if "jobs" in changes:
-            found["jobs"] = [shown(job) for job in cast("list[JsonObject]", changes["jobs"])]
+            found["jobs"] = [shown(job) for job in jobs]
         return found
 
     return shown(row.changes)

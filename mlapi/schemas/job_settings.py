@@ -1,9 +1,11 @@
 """The fields of tasks, and of the changes of a run, that say how jobs are executed."""
 
+from contextlib import suppress
+
 import colander
 from pyramid.threadlocal import get_current_request
 
-from mlapi.models.patterns import ALL
+from mlapi.models.patterns import ALL, LENGTH, STARS, TOTAL
 from mlapi.schemas.json_values import Json
 from mlapi.schemas.links import Id, NameOf
 from mlapi.schemas.resources import resources
@@ -37,13 +39,21 @@ def arguments(**kw: object) -> colander.SchemaNode:
     return colander.SchemaNode(Json(lambda settings: settings.arguments_limit, dict), **kw)
 
 
+def few_stars(node: colander.SchemaNode, glob: str) -> None:
+    """Validate a pattern: it has at most `STARS` asterisks."""
+    if glob.count("*") > STARS:
+        raise colander.Invalid(node, f"Must have at most {STARS} asterisks.")
+
+
 class Patterns(colander.SchemaType):
     """Patterns of inputs: a list for all parents, or an object of lists by the URLs of parent tasks.
 
     Deserializes to an object of lists by the ids of tasks as text; `ALL` stands for all parents.
     """
 
-    globs = colander.SchemaNode(List(PATTERNS), colander.SchemaNode(Text(), validator=colander.Length(1, 255)))
+    globs = colander.SchemaNode(
+        List(PATTERNS), colander.SchemaNode(Text(), validator=colander.All(colander.Length(1, LENGTH), few_stars))
+    )
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
         """Return the patterns by task, or raise `colander.Invalid`."""
@@ -59,13 +69,16 @@ class Patterns(colander.SchemaType):
             raise colander.Invalid(node, f"Must have at most {PATTERNS} members.")
         return {str(Id("task").deserialize(node, task)): self._globs(node, globs) for task, globs in cstruct.items()}
 
-    def _globs(self, node: colander.SchemaNode, globs: object) -> object:
-        try:
-            return self.globs.deserialize(globs)
-        except colander.Invalid:
-            raise colander.Invalid(
-                node, f"Must be lists of at most {PATTERNS} patterns of 1 to 255 characters, without NUL."
-            ) from None
+    def _globs(self, node: colander.SchemaNode, cstruct: object) -> object:
+        with suppress(colander.Invalid):
+            globs = self.globs.deserialize(cstruct)
+            if sum(map(len, globs)) <= TOTAL:
+                return globs
+        raise colander.Invalid(
+            node,
+            f"Must be lists of at most {PATTERNS} patterns of 1 to {LENGTH} characters, together at most {TOTAL}, "
+            f"without NUL, each with at most {STARS} asterisks.",
+        )
 
 
 class Cause(colander.SchemaType):

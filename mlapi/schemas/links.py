@@ -53,20 +53,22 @@ class Id(Link):
 
 
 class AnyId(Link):
-    """The URL of an item of one of several kinds; deserializes to the kind and the id.
+    """The URL of an item of one of several kinds; deserializes to the kind, the id and the ids of its parents.
 
     The id is 0, which no row has, if the URL is below another user than that of the request.
     """
 
     def deserialize(self, node: colander.SchemaNode, cstruct: object) -> object:
-        """Return the kind and the id, or raise `colander.Invalid` for any other text."""
+        """Return the kind, the id and the ids of the parents, or raise `colander.Invalid` for any other text."""
         keys = super().deserialize(node, cstruct)
         if not isinstance(keys, dict):
             return keys
         request: Request = get_current_request()
         kind = next(kind for kind in self.kinds if kind in keys)
-        foreign = "user" in keys and keys["user"] != str(request.context.keys.get("user", keys["user"]))
-        return kind, 0 if foreign else row_id(keys[kind]) or 0
+        user = keys.pop("user", None)
+        foreign = user is not None and user != str(request.context.keys.get("user", user))
+        own = keys.pop(kind)
+        return kind, 0 if foreign else row_id(own) or 0, {name: row_id(key) or 0 for name, key in keys.items()}
 
 
 class NameOf(Link):

@@ -17,14 +17,18 @@ DEPENDENCIES = 100
 
 
 class RunTask(JobSettings):
-    """The changes of a task in a run."""
+    """The changes of a task in a run. A member takes precedence over the same one of the run, and that over the task's.
+
+    Null is the value of a task that does not have the member in a run that does not: that of the queue, or else of the
+    settings of the service. Arguments and resources are merged with those of the task.
+    """
 
     task = colander.SchemaNode(Id("task"))
     arguments = arguments(missing=colander.drop)
 
 
 class RerunJob(Schema):
-    """The changes of a job, by its position, in a rerun."""
+    """The changes of a job, by its position, in a rerun, with the same precedence as in a run."""
 
     position = colander.SchemaNode(Whole())
     arguments = arguments(missing=colander.drop)
@@ -32,17 +36,24 @@ class RerunJob(Schema):
     reuse = colander.SchemaNode(OrNull(Flag()), missing=colander.drop)
 
 
-class Rerun(Schema):
-    """A new run of the jobs of another, over its files unless there are others."""
+class OfAllJobs(Schema):
+    """The changes of all jobs of a run that have none of their own, and the runs and jobs on which it depends."""
 
-    files = colander.SchemaNode(OrNullList(FILES), colander.SchemaNode(Id("file"), name="file"), missing=None)
-    queue = colander.SchemaNode(OrNull(NameOf("queue")), missing=None)
-    priority = colander.SchemaNode(OrNull(Whole()), missing=None, validator=between(-PRIORITY, PRIORITY))
-    reuse = colander.SchemaNode(OrNull(Flag()), missing=None)
-    jobs = colander.SchemaNode(List(TASKS), RerunJob(name="job"), missing=())
+    names = ("queue", "priority", "reuse")
+
+    queue = colander.SchemaNode(OrNull(NameOf("queue")), missing=colander.drop)
+    priority = colander.SchemaNode(OrNull(Whole()), missing=colander.drop, validator=between(-PRIORITY, PRIORITY))
+    reuse = colander.SchemaNode(OrNull(Flag()), missing=colander.drop)
     depends_on = colander.SchemaNode(
         List(DEPENDENCIES), colander.SchemaNode(AnyId("job", "run"), name="dependency"), missing=()
     )
+
+
+class Rerun(OfAllJobs):
+    """A new run of the jobs of another, over its files unless there are others."""
+
+    files = colander.SchemaNode(OrNullList(FILES), colander.SchemaNode(Id("file"), name="file"), missing=None)
+    jobs = colander.SchemaNode(List(TASKS), RerunJob(name="job"), missing=())
 
 
 class Axis(Schema):
@@ -57,15 +68,9 @@ class Axis(Schema):
     )
 
 
-class NewRun(Schema):
+class NewRun(OfAllJobs):
     """A new run, over files in this order; with `grid`, one run for each combination of values."""
 
     files = colander.SchemaNode(List(FILES), colander.SchemaNode(Id("file"), name="file"), missing=())
-    queue = colander.SchemaNode(OrNull(NameOf("queue")), missing=None)
-    priority = colander.SchemaNode(OrNull(Whole()), missing=None, validator=between(-PRIORITY, PRIORITY))
-    reuse = colander.SchemaNode(OrNull(Flag()), missing=None)
     tasks = colander.SchemaNode(List(TASKS), RunTask(name="task"), missing=())
-    depends_on = colander.SchemaNode(
-        List(DEPENDENCIES), colander.SchemaNode(AnyId("job", "run"), name="dependency"), missing=()
-    )
-    grid = colander.SchemaNode(List(AXES), Axis(name="axis"), missing=())
+    grid = colander.SchemaNode(List(AXES), Axis(name="axis"), missing=(), validator=colander.Length(1))

@@ -7,11 +7,12 @@ from mlapi.models import reruns, retries
 from mlapi.models import runs as rules
 from mlapi.models.combinations import Axis
 from mlapi.models.deletion import delete_run
-from mlapi.models.plans import Dependency, JobChanges, RunOptions, TaskOfRun
+from mlapi.models.dependencies import Dependency
+from mlapi.models.plans import KEYS, JobChanges, RunOptions, TaskOfRun
 from mlapi.resources.grids import GridDocument, GridItem
 from mlapi.resources.runs import AllRuns, RunCancel, RunDocument, RunItem, RunRerun, RunRetry, Runs
 from mlapi.schemas.headers import Idempotency
-from mlapi.schemas.runs import NewRun, Rerun
+from mlapi.schemas.runs import NewRun, OfAllJobs, Rerun
 from mlapi.security import Permission
 from mlapi.service import Expects, Service
 from mlapi.views import answers
@@ -41,10 +42,11 @@ def create(runs: Runs, request: Request) -> RunDocument | GridDocument:
 
 def options_of(body: dict[str, Any]) -> RunOptions:
     """The options in the body of a run, or of a rerun, which names jobs by their positions instead of tasks."""
-    tasks = [TaskOfRun(task.pop("task"), cast("JobChanges", task)) for task in map(dict, body.get("tasks", ()))]
-    tasks += [TaskOfRun(job.pop("position"), cast("JobChanges", job)) for job in map(dict, body.get("jobs", ()))]
-    depends_on = [Dependency(*dependency) for dependency in body["depends_on"]]
-    return RunOptions(body["queue"], body["priority"], body["reuse"], tasks, depends_on)
+    field = "jobs" if "jobs" in body else "tasks"
+    key, _ = KEYS[field]
+    parts = [TaskOfRun(part.pop(key), cast("JobChanges", part)) for part in map(dict, body[field])]
+    changes = cast("JobChanges", {name: body[name] for name in OfAllJobs.names if name in body})
+    return RunOptions(changes, parts, [Dependency(*dependency) for dependency in body["depends_on"]], field)
 
 
 @run.delete(permission=Permission.WRITE)

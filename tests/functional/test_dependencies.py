@@ -3,6 +3,7 @@
 import pytest
 
 from mlapi import check
+from tests.functional.test_statements import statements
 from tests.support import API, Client, claimed, is_problem, pipeline_of
 
 
@@ -116,6 +117,22 @@ def test_only_own_runs_and_jobs_can_be_dependencies(start, ada, bob, root, file,
     is_problem(start(*[own["url"]] * 101, status=422), 422, "depends_on")
 
 
+def test_a_url_below_another_pipeline_or_run_is_no_dependency(start, jobs, ada, helloworld):
+    one, two = start().json, start().json
+    other, _ = pipeline_of(ada, {"function": helloworld})
+    job = jobs(one)[0]["url"]
+    urls = [
+        one["url"].replace(one["pipeline"], other["url"]),
+        one["url"].replace(one["pipeline"], f"{API}/users/ada/pipelines/9999999"),
+        job.replace(one["url"], two["url"]),
+        job.replace(one["pipeline"], other["url"]),
+    ]
+    for url in urls:
+        is_problem(ada("GET", url), 404)
+    is_problem(start(*urls, status=422), 422, *(f"depends_on.{index}" for index in range(len(urls))))
+    start(one["url"], job, status=201)
+
+
 def test_a_waiting_run_can_be_cancelled_and_deleted(start, states, ada, app, wsgi):
     first = start().json
     second = start(first["url"]).json
@@ -149,6 +166,43 @@ def test_every_run_of_a_grid_waits(ada, start, states, file, helloworld):
     assert [states(run) for run in runs] == [["PENDING"], ["PENDING"]]
     ada("POST", f"{first['url']}/cancel", status=200)
     assert [states(run) for run in runs] == [["CANCELLED"], ["CANCELLED"]]
+
+
+@pytest.mark.parametrize("end", ["FINISHED", "FAILED"])
+def test_the_end_of_a_job_takes_as_many_statements_for_fifty_dependent_runs_as_for_two(
+    end, ada, start, states, file, helloworld, app, wsgi
+):
+    pipeline, [task, _] = pipeline_of(ada, {"function": helloworld}, {"function": helloworld})
+    costs, after = [], {"FINISHED": ["QUEUED", "PENDING"], "FAILED": ["CANCELLED", "CANCELLED"]}[end]
+    for size in (2, 50):
+        first = start().json
+        claimed(app, wsgi)[0].finish("a.txt")
+        axes = [{"tasks": [task["url"]], "option": "greeting", "values": [str(value) for value in range(size)]}]
+        body = {"files": [file], "grid": axes, "depends_on": [first["url"]]}
+        runs = ada("POST", pipeline["runs"], body, status=201).json["runs"]
+        last = start(ada("GET", runs).json["items"][0]["url"]).json
+        [runner] = claimed(app, wsgi)
+        with statements(wsgi) as seen:
+            runner.report(end)
+        costs.append(len(seen))
+        assert [states(run) for run in ada("GET", f"{runs}?limit=100").json["items"]] == [after] * size
+        assert states(last) == (["PENDING", "PENDING"] if end == "FINISHED" else after)
+        claimed(app, wsgi, 100)
+    assert costs[0] == costs[1]
+
+
+def test_a_run_that_waits_for_two_is_advanced_after_both(start, states, ada, app, wsgi):
+    """Two ways of different length lead from the first run to the last."""
+    first = start().json
+    middle = start(first["url"]).json
+    last = start(first["url"], middle["url"]).json
+    for _ in range(2):
+        claimed(app, wsgi)[0].finish("a.txt")
+    assert (states(middle), states(last)) == (["QUEUED", "PENDING"], ["PENDING", "PENDING"])
+    ada("POST", f"{middle['url']}/cancel", status=200)
+    assert states(last) == ["CANCELLED", "CANCELLED"]
+    ada("POST", f"{middle['url']}/retry", status=200)
+    assert (states(middle), states(last)) == (["QUEUED", "PENDING"], ["PENDING", "PENDING"])
 
 
 def test_two_runs_that_end_at_once_start_the_one_that_waits_for_both(start, states, app, wsgi):

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlapi import check
-from mlapi.models import Job, JobInput, Run
+from mlapi.models import Job, JobInput, Run, runs
 from tests.functional.test_statements import statements
 from tests.support import claimed, is_problem, pipeline_of
 
@@ -109,6 +109,9 @@ def test_its_changes_apply_to_all_combinations(ada, pipeline, start):
         ([([1], "greeting", ["a"] * 1001)], ["grid.0.values"]),
         ([([1], "greeting", ["a"] * 101), ([2], "greeting", ["a"] * 10)], ["grid"]),
         ([([1], "greeting", ["a"])] * 11, ["grid"]),
+        ([], ["grid"]),
+        ([([1], "greeting", ["a", 1] * 20), ([2], "greeting", [1] * 50)], ["grid"]),
+        ([([1, 1], "greeting", [1])], ["grid.0.option", "grid.0.values.0"]),
     ],
 )
 def test_rejects_axes_that_do_not_fit(axes, fields, ada, pipeline, start):
@@ -125,9 +128,39 @@ def test_rejects_tasks_of_other_pipelines_and_other_shapes(ada, pipeline, hellow
     is_problem(start(status=422, grid=[{**foreign, "more": 1}]), 422, "grid.0.more")
 
 
-def test_is_limited_in_jobs_and_inputs(ada, pipeline, file, start):
+def test_is_limited_in_rows(ada, pipeline, file, start, monkeypatch):
     problem = is_problem(start(([1], "greeting", ["a"] * 1000), status=422, files=[file] * 200), 422, "grid")
-    assert problem["errors"][0]["description"].startswith("Has 403000 jobs and inputs")
+    rows = 1000 * (3 + 2 + 200 + 200)
+    assert problem["errors"][0]["description"].startswith(f"Would create {rows} jobs, files, inputs, parents and")
+    monkeypatch.setattr(runs, "ROWS", 2 * (3 + 2 + 1 + 1))
+    start(([1], "greeting", ["a", "b"]))
+    is_problem(start(([1], "greeting", ["a", "b", "c"]), status=422), 422, "grid")
+
+
+def test_is_limited_in_jobs(ada, pipeline, start, monkeypatch):
+    monkeypatch.setattr(runs, "JOBS", 3 * 2)
+    start(([1], "greeting", ["a", "b"]))
+    problem = is_problem(start(([1], "greeting", ["a", "b", "c"]), status=422), 422, "grid")
+    assert problem["errors"][0]["description"] == "Would create 9 jobs; at most 6 are possible."
+
+
+def test_a_run_or_a_rerun_is_limited_in_the_jobs_on_which_it_depends(ada, helloworld, monkeypatch):
+    """A dependency on a run is one on each of its last jobs."""
+    wide, _ = pipeline_of(ada, *({"function": helloworld, "after": []} for _ in range(4)))
+    earlier = ada("POST", wide["runs"], {}, status=201).json
+    monkeypatch.setattr(runs, "ROWS", 4 + 4 * 4)
+    later = ada("POST", wide["runs"], {"depends_on": [earlier["url"]]}, status=201).json
+    monkeypatch.setattr(runs, "ROWS", 4 + 4 * 4 - 1)
+    is_problem(ada("POST", wide["runs"], {"depends_on": [earlier["url"]]}), 422, "depends_on")
+    is_problem(ada("POST", f"{later['url']}/rerun", {"depends_on": [earlier["url"]]}), 422, "depends_on")
+
+
+def test_is_limited_in_bytes(ada, pipeline, start):
+    """The arguments of a task are those of a job in every run."""
+    large = {"task": pipeline[1][1]["url"], "arguments": {"greeting": "x" * 60_000}}
+    problem = is_problem(start(([1], "greeting", ["a"] * 1000), status=422, tasks=[large]), 422, "grid")
+    assert problem["errors"][0]["description"].endswith(f"at most {64 * 2**20} bytes.")
+    assert ada("GET", pipeline[0]["grids"]).json["items"] == []
 
 
 def test_an_idempotency_key_covers_the_grid(ada, pipeline, start, file):
@@ -185,7 +218,7 @@ def test_the_start_of_a_thousand_runs_executes_as_many_statements_as_that_of_two
         }
         assert [row.arguments["greeting"] for row in rows[::3]] == [str(value) for value in range(number)]
         db.rollback()
-    assert costs[0] == costs[1] <= 24
+    assert costs[0] == costs[1] <= 26
 
 
 def test_is_listed_for_its_owner_only(ada, bob, start):

@@ -66,6 +66,10 @@ class TestTasks:
             assert ada("PATCH", task["url"], {name: value}, status=200).json == {**task, name: value}, name
             assert ada("PATCH", task["url"], {name: None}, status=200).json == task, name
 
+    def test_takes_the_longest_patterns(self, ada, pipeline):
+        inputs = ["*" * 10 + "x" * 90] * 10
+        assert ada("PATCH", pipeline[1][0]["url"], {"inputs": inputs}, status=200).json["inputs"] == inputs
+
     def test_names_patterns_by_parents(self, ada, pipeline):
         first, second = pipeline[1]
         inputs = {first["url"]: ["x*", "[ab].txt"]}
@@ -94,7 +98,10 @@ class TestTasks:
             *(({"resources": {"memory": value}}, "resources.memory") for value in (0, 1.5, "1G", 2**60)),
             *(({"resources": {"gpus": value}}, "resources.gpus") for value in (-1, 0.5, 10**6)),
             ({"resources": {"tpus": 1}}, "resources.tpus"),
-            *(({"inputs": value}, "inputs") for value in ("*", 1, [1], [""], ["x" * 256], ["\0"], ["*"] * 101)),
+            *(
+                ({"inputs": value}, "inputs")
+                for value in ("*", 1, [1], [""], ["x" * 101], ["*" * 11], ["x" * 100] * 11, ["\0"], ["*"] * 101)
+            ),
             *(({"inputs": {key: ["*"]}}, "inputs") for key in ("x", "", f"{API}/users/ada/files/1")),
             *(({"retry_on": [value]}, "retry_on.0") for value in (0, 256, -9, "oom", True, None, [])),
             *(({"reuse": value}, "reuse") for value in ("yes", 1)),
@@ -139,6 +146,25 @@ class TestRuns:
         assert run["changes"] == {"queue": gpu, "priority": 3, "jobs": [{"position": 2, **change}]}
         assert ada("GET", second["url"]).json["arguments"] == {"greeting": "Hello", "excited": False}
 
+    def test_null_is_the_value_of_a_task_and_a_run_that_say_nothing(self, ada, pipeline, gpu, start):
+        task = pipeline[1][0]["url"]
+        ada("PATCH", task, {**SETTINGS, "queue": gpu}, status=200)
+        null = dict.fromkeys(("queue", *SETTINGS))
+        run = start(queue=gpu, priority=3, reuse=True, tasks=[{"task": task, **null}]).json
+        job, _ = jobs_of(ada, run)
+        default = f"http://localhost:6543{API}/queues/default"
+        assert (job["queue"], job["timeout"], job["attempt_limit"], job["priority"]) == (default, None, None, 0)
+        assert job["resources"] == dict.fromkeys(("cpus", "memory", "gpus"))
+        assert (job["patterns"], job["retry_on"]) == (None, None)
+        assert run["changes"] == {"queue": gpu, "priority": 3, "reuse": True, "jobs": [{"position": 1, **null}]}
+        queued = {"task": task, "resources": None, "timeout": None}
+        job, _ = jobs_of(ada, start(tasks=[queued]).json)
+        assert (job["queue"], job["timeout"]) == (gpu, 30)
+        assert job["resources"] == {"cpus": None, "memory": 5, "gpus": 1}
+        run = start(queue=None, priority=None).json
+        assert [(job["queue"], job["priority"]) for job in jobs_of(ada, run)] == [(default, 0)] * 2
+        assert run["changes"] == {"queue": None, "priority": None}
+
     def test_arguments_are_checked(self, pipeline, start):
         task = pipeline[1][0]["url"]
         wrong = {"task": task, "arguments": {"greeting": 1, "no": 1}}
@@ -158,6 +184,16 @@ class TestRuns:
             "queue",
             "tasks.0.queue",
         )
+
+    def test_the_changes_do_not_name_a_deleted_queue_nor_a_new_one_of_its_name(self, ada, root, pipeline, gpu, start):
+        run = start(queue=gpu, tasks=[{"task": pipeline[1][0]["url"], "queue": gpu}]).json
+        assert run["changes"] == {"queue": gpu, "jobs": [{"position": 1, "queue": gpu}]}
+        root("DELETE", f"{gpu}?move_to={API}/queues/default", status=200)
+        gone = {"queue": None, "jobs": [{"position": 1, "queue": None}]}
+        assert ada("GET", run["url"]).json["changes"] == gone
+        root("POST", "queues", {"name": "gpu"}, status=201)
+        assert ada("GET", run["url"]).json["changes"] == gone
+        ada("POST", f"{run['url']}/cancel", status=200)
 
     def test_a_locked_queue_takes_no_runs(self, ada, root, pipeline, gpu, start):
         root("PUT", f"{gpu}/lock", status=200)

@@ -93,6 +93,7 @@ def test_in_another_queue(run, jobs, ada, root):
         ({"files": [f"{API}/users/ada/files/9999999"]}, ["files.0"]),
         ({"depends_on": [f"{API}/jobs/9999999"]}, ["depends_on.0"]),
         ({"queue": f"{API}/queues/nothing"}, ["queue"]),
+        ({"jobs": [{"position": 2, "queue": f"{API}/queues/nothing"}]}, ["jobs.0.queue"]),
         ({"files": "x"}, ["files"]),
     ],
 )
@@ -104,7 +105,7 @@ def test_arguments_fit_the_function_of_then(run, ada):
     problem = is_problem(
         ada("POST", f"{run['url']}/rerun", {"jobs": [{"position": 2, "arguments": {"excited": 1}}]}), 422
     )
-    assert problem["errors"][0]["name"].endswith(".arguments.excited")
+    assert [error["name"] for error in problem["errors"]] == ["jobs.0.arguments.excited"]
 
 
 def test_requires_an_enabled_pipeline(run, graph, ada):
@@ -133,3 +134,17 @@ def test_reuses_results_where_that_is_wanted(run, ada, app, wsgi):
             runner.finish("a.txt")
     assert ada("POST", f"{run['url']}/rerun", {}, status=201).json["status"] == "QUEUED"
     assert ada("POST", f"{run['url']}/rerun", {"reuse": True}, status=201).json["status"] == "FINISHED"
+
+
+def test_its_changes_take_precedence_over_those_of_the_run(run, graph, ada, jobs, app, wsgi):
+    for _ in range(2):
+        for runner in claimed(app, wsgi, 9):
+            runner.finish("a.txt")
+    frozen = ada("POST", graph[0]["runs"], {"files": run["files"], "reuse": False, "priority": 4}, status=201).json
+    assert {job["status"] for job in jobs(frozen)} == {"QUEUED", "PENDING"}
+    again = ada("POST", f"{frozen['url']}/rerun", {"reuse": True, "priority": None}, status=201).json
+    assert (again["status"], again["changes"]) == ("FINISHED", {"reuse": True, "priority": None})
+    assert {job["priority"] for job in jobs(again)} == {0}
+    part = {"reuse": True, "jobs": [{"position": 2, "reuse": None}]}
+    states = [job["status"] for job in jobs(ada("POST", f"{frozen['url']}/rerun", part, status=201).json)]
+    assert states == ["FINISHED", "QUEUED", "PENDING"]

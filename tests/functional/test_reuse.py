@@ -184,6 +184,8 @@ def test_equal_files_are_equal_inputs_whatever_their_ids(ada, count, execute):
         ("false", None, True, "FINISHED"),
         ("true", False, None, "QUEUED"),
         ("true", None, False, "QUEUED"),
+        ("true", False, True, "FINISHED"),
+        ("false", True, False, "QUEUED"),
     ],
 )
 def test_the_manifest_the_task_and_the_run_decide(deterministic, task, run, expected, root, ada, file, execute):
@@ -192,6 +194,15 @@ def test_the_manifest_the_task_and_the_run_decide(deterministic, task, run, expe
     execute()
     body = {"files": [file], **({} if run is None else {"reuse": run})}
     assert ada("POST", pipeline["runs"], body, status=201).json["status"] == expected
+
+
+def test_a_task_of_a_run_takes_precedence_over_the_run(root, ada, file, execute):
+    pipeline, [task] = pipeline_of(ada, {"function": register(root, "false"), "reuse": True})
+    ada("POST", pipeline["runs"], {"files": [file], "reuse": False}, status=201)
+    execute()
+    for own, expected in ((True, "FINISHED"), (None, "QUEUED")):
+        body = {"files": [file], "reuse": not own, "tasks": [{"task": task["url"], "reuse": own}]}
+        assert ada("POST", pipeline["runs"], body, status=201).json["status"] == expected
 
 
 def test_the_manifest_shows_whether_a_function_is_deterministic(root, ada, helloworld):
@@ -283,6 +294,43 @@ def test_every_run_of_a_grid_is_answered(ada, count, file, execute):
         runs = [run["status"] for run in ada("GET", pipeline["runs"]).json["items"][:3]]
         assert {status: runs.count(status) for status in runs} == expected, grid
         execute()
+
+
+def test_the_answers_to_fifty_runs_of_a_grid_take_as_many_statements_as_those_to_two(ada, count, file, execute, wsgi):
+    """The ids of their jobs are one parameter: drivers limit the number of parameters."""
+    costs = []
+    for size in (2, 50):
+        pipeline, [task, _] = pipeline_of(ada, {"function": count}, {"function": count})
+        axes = [{"tasks": [task["url"]], "option": "by", "values": [size * 100 + value for value in range(size)]}]
+        body = {"files": [file], "grid": axes}
+        ada("POST", pipeline["runs"], body, status=201)
+        assert execute() == 2 * size
+        with statements(wsgi) as seen:
+            again = ada("POST", pipeline["runs"], body, status=201).json
+        assert again["progress"]["statuses"] == {"FINISHED": size}
+        costs.append((len(seen), max(map(values_of_one, seen))))
+    assert costs[0] == costs[1]
+
+
+def values_of_one(execution):
+    """The number of values of one execution of a statement."""
+    _, parameters = execution
+    return len(parameters[0]) if isinstance(parameters, list) else len(parameters)
+
+
+def test_an_answered_job_has_no_key(start, execute, ada, db):
+    """So the search for the first job with a key reads one row, however many jobs it has answered."""
+    start()
+    execute()
+    for _ in range(3):
+        start()
+    again = start(reuse=False)
+    ada("POST", f"{again['url']}/cancel", status=200)
+    db.execute(sa.update(Job).where(Job.run_id == again["id"]).values(reuse=True))
+    db.commit()
+    assert ada("POST", f"{again['url']}/retry", status=200).json["status"] == "FINISHED"
+    keys = sa.select(Job.reuse_key, sa.func.count()).where(Job.reuse_key.is_not(None)).group_by(Job.reuse_key)
+    assert [number for _, number in db.execute(keys)] == [1, 1, 1]
 
 
 def test_a_run_that_is_being_deleted_answers_nothing(ada, count, file, execute, wsgi):

@@ -40,8 +40,10 @@ from mlapi.models import (
 from mlapi.models.attempts import Fence, Output, Report
 from mlapi.models.backoff import Retries
 from mlapi.models.base import clock
+from mlapi.models.dependencies import Dependency
 from mlapi.models.jobs import MOVES, TERMINAL, Status
-from mlapi.models.plans import Dependency, RunOptions
+from mlapi.models.patterns import Named
+from mlapi.models.plans import RunOptions
 from tests.rows import SHA256, furnish
 from tests.support import empty
 
@@ -102,7 +104,7 @@ class Life(RuleBasedStateMachine):
             mine = Job.run_id == number if table is Run else Job.id == number
             able = not set(db.scalars(sa.select(Job.status).where(mine))) & {Status.FAILED, Status.CANCELLED}
             try:
-                runs.start(db, self.pipeline, [self.file], None, RunOptions(reuse=reuse, depends_on=named))
+                runs.start(db, self.pipeline, [self.file], None, RunOptions({"reuse": reuse}, depends_on=named))
             except Conflict:
                 assert not able
                 db.rollback()
@@ -329,7 +331,7 @@ def test_duplicate_names_get_numbers(names, taken, job):
     db, number = job
     db.execute(sa.delete(JobInput))
     file = db.scalar(sa.select(File.id))
-    jobs.add_inputs(db, [number], [(file, name) for name in names])
+    jobs.add_inputs(db, {tuple(Named(file, name) for name in names): [number]})
     db.flush()
     kept = db.execute(sa.select(JobInput.number, JobInput.name).order_by(JobInput.number)).all()
     assert [tuple(each) for each in kept] == list(enumerate(taken, 1))
