@@ -2,7 +2,6 @@
 
 import sqlalchemy as sa
 
-from mlapi.database import Reader
 from mlapi.models.base import clock
 from mlapi.models.dispatch import RUNNING_JOBS, Condition, fits, jobs, queues, serves
 from mlapi.models.jobs import Job, JobDependency, JobParent, Status
@@ -95,8 +94,8 @@ _WARNINGS = (
 )
 
 
-def warnings(reader: Reader, condition: Condition) -> list[str]:
-    """Why jobs that satisfy a condition do not start, at most `MOST` sentences.
+def warnings(condition: Condition) -> sa.Select[tuple[str]]:
+    """The SELECT of why jobs that satisfy a condition do not start, at most `MOST` sentences.
 
     For queued jobs, these are all reasons; for pending ones, those that will remain. Jobs of the same queue with the
     same needs have the same reasons, of which those of the first are found.
@@ -104,4 +103,4 @@ def warnings(reader: Reader, condition: Condition) -> list[str]:
     same = (jobs.status, jobs.queue_id, jobs.cpus, jobs.memory, jobs.gpus, jobs.not_before)
     waiting = sa.or_(jobs.status == Status.QUEUED, jobs.status == Status.PENDING)
     first = sa.select(sa.func.min(jobs.id)).where(condition, waiting).group_by(*same).correlate(None)
-    return [reason for (reason,) in reader.execute(_WARNINGS.where(jobs.id.in_(first)))]
+    return _WARNINGS.where(jobs.id.in_(first))

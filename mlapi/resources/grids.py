@@ -118,7 +118,7 @@ class GridItem(OwnedItem[GridSummary, GridDocument]):
         over = sum(count for status, count in statuses.items() if status in TERMINAL)
         progress: GridProgress = {"runs": sum(statuses.values()), "over": over, "statuses": statuses}
         jobs = Job.run_id.in_(sa.select(Run.id).where(Run.grid_id == self.id))
-        warnings = waits.warnings(self.request.reader, jobs)
+        warnings = list(self.request.reader.scalars(waits.warnings(jobs)))
         return {**self.describe(self.row, self.link), "progress": progress, "warnings": warnings}
 
 

@@ -18,6 +18,7 @@ from mlapi.resources.tasks import inputs_of
 from mlapi.resources.tree import Linker, Part, Url
 
 table, pipelines, users = Run.__table__.c, Pipeline.__table__.c, User.__table__.c
+NO_NUMBER, NO_TEXT = sa.cast(sa.null(), sa.BigInteger), sa.cast(sa.null(), sa.Text)
 OWNER = Reference(table.owner_id, sa.select(users.id))
 
 
@@ -107,18 +108,28 @@ class RunItem(OwnedItem[RunSummary, RunDocument]):
     def document(self) -> RunDocument:
         """The run, with links to its input files."""
         [summary] = summaries([self.row], self.link, self.request.reader)
-        query = sa.select(RunFile.file_id).where(RunFile.run_id == self.id).order_by(RunFile.position)
-        files = [self.link("file", user=self.row.owner, file=file) for file in self.request.reader.scalars(query)]
+        files, warnings = self._files_and_warnings()
         other = self.row.rerun_of
         rerun_of = other and self.link("run", user=self.row.owner, pipeline=self.row.pipeline, run=other)
         return {
             **summary,
-            "files": files,
+            "files": [self.link("file", user=self.row.owner, file=file) for file in files],
             "changes": changes_of(self.row, self.link, self.request.reader),
             "rerun_of": rerun_of,
-            "warnings": waits.warnings(self.request.reader, Job.run_id == self.id),
+            "warnings": warnings,
             "events": f"{summary['url']}/events",
         }
+
+    def _files_and_warnings(self) -> tuple[list[int], list[str]]:
+        """The ids of the input files, and why jobs do not start; one statement finds both."""
+        warnings = waits.warnings(Job.run_id == self.id).subquery()
+        found = sa.union_all(
+            sa.select(RunFile.position, RunFile.file_id, NO_TEXT).where(RunFile.run_id == self.id),
+            sa.select(NO_NUMBER, NO_NUMBER, warnings.c[0]),
+        )
+        rows = self.request.reader.execute(found).all()
+        files = sorted((position, file) for position, file, _ in rows if file is not None)
+        return [file for _, file in files], sorted(text for _, _, text in rows if text is not None)
 
 
 def changes_of(row: Row, link: Linker, reader: Reader) -> JsonObject | None:
