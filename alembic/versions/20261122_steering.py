@@ -96,9 +96,13 @@ def upgrade() -> None:
     sa.UniqueConstraint('name', name=op.f('uq_queues_name')),
     sqlite_autoincrement=True
     )
-    op.execute("INSERT INTO queues (id, name, description, locked, created)"
-               " VALUES (1, 'default', '', false, CURRENT_TIMESTAMP)")
-    if op.get_bind().dialect.name == 'postgresql':
+    postgresql = op.get_bind().dialect.name == 'postgresql'
+    # In UTC with milliseconds, as all times of rows.
+    now = ("date_trunc('milliseconds', timezone('UTC', clock_timestamp()))" if postgresql
+           else "strftime('%Y-%m-%d %H:%M:%f000', 'now')")
+    op.execute(sa.text("INSERT INTO queues (id, name, description, locked, created)"
+                       f" VALUES (1, 'default', '', false, {now})".replace(':', r'\:')))
+    if postgresql:
         op.execute("SELECT setval(pg_get_serial_sequence('queues', 'id'), 1)")
     op.create_table('grids',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),
