@@ -80,15 +80,15 @@ class _Batch(NamedTuple):
 
     def check_users(self, db: Session, others: sa.ColumnElement[bool]) -> None:
         """Raise `Conflict` if one of the runs that satisfy `others` uses an output or reuses a job."""
-        users = sa.union_all(
-            sa.select(Job.run_id).where(among(Job.reused_from_id, self.jobs)),
+        using = sa.union_all(
+            sa.select(Job.id).where(among(Job.reused_from_id, self.jobs)),
+            *(sa.select(table.job_id).where(among(table.file_id, self.outputs)) for table in (JobInput, JobOutput)),
+        )
+        runs = sa.union_all(
+            sa.select(Job.run_id).where(among(Job.id, [*db.scalars(using)])),
             sa.select(RunFile.run_id).where(among(RunFile.file_id, self.outputs)),
-            *(
-                sa.select(Job.run_id).join(table, table.job_id == Job.id).where(among(table.file_id, self.outputs))
-                for table in (JobInput, JobOutput)
-            ),
-        ).subquery()
-        found = sa.select(Run.id).where(Run.id.in_(sa.select(users.c.run_id)), others)
+        )
+        found = sa.select(Run.id).where(among(Run.id, [*db.scalars(runs)]), others)
         if holders := db.scalars(found.order_by(Run.id).limit(MENTIONED)).all():
             raise Conflict("Other runs use files that this run created.", runs=list(holders))
 

@@ -152,7 +152,7 @@ def test_the_warnings_of_a_run_examine_jobs_with_the_same_needs_once(large):
             db.exec_driver_sql(statement)
         db = db.execution_options(no_parameters=False)
         with executed(large, seen):
-            assert waits.warnings(db, Job.run_id == 1) == ["No worker has the resources (gpus: 5)."]
+            assert db.scalars(waits.warnings(Job.run_id == 1)).all() == ["No worker has the resources (gpus: 5)."]
         [(statement, parameters)] = seen.items()
         if engine.dialect.name == "sqlite":
             assert all(int(steps.split()[0]) < 100 for steps in broken_in_sqlite(db, statement, parameters))

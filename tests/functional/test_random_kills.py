@@ -121,7 +121,7 @@ def survive(service: Service, note: Path, runs: int, seed: int, seconds: float) 
 
 
 def test_every_job_finishes_under_random_kills(service: Service, tmp_path: Path) -> None:
-    survive(service, tmp_path / "diamond", runs=3, seed=1, seconds=120)
+    survive(service, tmp_path / "diamond", runs=2, seed=1, seconds=120)
 
 
 @pytest.mark.faults

@@ -11,6 +11,9 @@ from tests.rows import furnish
 
 NOBODY = 2**40
 
+REFLECTED = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+"""The index by which jobs are claimed has expressions, which SQLAlchemy does not reflect in SQLite."""
+
 
 @pytest.fixture
 def pipeline(db):
@@ -70,6 +73,7 @@ def test_any_other_violation_is_a_defect(pipeline, db):
     assert error_of(db, sa.update(Task).values(position=None)) is None
 
 
+@REFLECTED
 def test_all_constraints_of_the_database_are_known(db):
     """Their names are those of the metadata; an error finds its constraint by name."""
     inspect = sa.inspect(db.connection())
@@ -83,12 +87,21 @@ def test_all_constraints_of_the_database_are_known(db):
     assert existing <= known
 
 
+def has_expressions(index):
+    """Whether an index has expressions, and so is not reflected in SQLite."""
+    return len(index.columns) < len(index.expressions)
+
+
+@REFLECTED
 def test_every_foreign_key_is_indexed(db):
     """Else the deletion of a row reads the whole table that refers to it."""
     inspect = sa.inspect(db.connection())
     for table in Base.metadata.tables:
         keys = inspect.get_foreign_keys(table)
         indexed = {index["column_names"][0] for index in inspect.get_indexes(table)}
+        indexed |= {
+            next(iter(index.columns)).name for index in Base.metadata.tables[table].indexes if has_expressions(index)
+        }
         indexed |= {unique["column_names"][0] for unique in inspect.get_unique_constraints(table)}
         indexed |= {inspect.get_pk_constraint(table)["constrained_columns"][0]}
         assert {key["constrained_columns"][0] for key in keys if key["referred_table"] != "users"} <= indexed, table
