@@ -1,6 +1,11 @@
 """Why jobs wait, in sentences: an SQL expression, evaluated in the SELECT of the jobs."""
 
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
 
 from mlapi.models.base import clock
 from mlapi.models.dispatch import RUNNING_JOBS, Condition, fits, jobs, queues, serves
@@ -9,6 +14,18 @@ from mlapi.models.queues import Queue
 from mlapi.models.workers import LIVES, NOBODY, Worker
 
 Text = sa.ColumnElement[str]
+
+
+class inline(GenericFunction[str]):  # noqa: N801 - it is written as an SQL function
+    """A text whose constants are written into the SQL: they are many, and the same for every row and request."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(inline)
+def _inline(element: inline, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **{**options, "literal_binds": True})
 
 
 def _text(value: sa.ColumnElement[int] | sa.ColumnElement[float]) -> Text:
@@ -71,12 +88,14 @@ _wait = sa.case(
     (jobs.status == Status.PENDING, "Waits for job " + _parent() + "."),
 )
 
-REASON = sa.case(
-    (
-        sa.or_(jobs.status == Status.QUEUED, jobs.status == Status.PENDING),
-        sa.func.coalesce(sa.func.coalesce(jobs.reason + " ", "") + _wait, jobs.reason),
-    ),
-    else_=jobs.reason,
+REASON = inline(
+    sa.case(
+        (
+            sa.or_(jobs.status == Status.QUEUED, jobs.status == Status.PENDING),
+            sa.func.coalesce(sa.func.coalesce(jobs.reason + " ", "") + _wait, jobs.reason),
+        ),
+        else_=jobs.reason,
+    )
 )
 """The reason of a job, and why it waits; for a SELECT from jobs and their queues. An ended job costs nothing."""
 

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import sqlalchemy as sa
 
@@ -164,7 +164,7 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
         Field(jobs.position),
         Field(queues.name, "queue"),
         Field(jobs.status, filter=Filter.LISTS, choices=Status),
-        Field(REASON, "reason"),
+        Field(cast("sa.ColumnElement[object]", REASON), "reason"),
         Field(jobs.attempt),
         Field(jobs.created),
         Field(jobs.queued),
