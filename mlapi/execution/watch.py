@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import selectors
 import signal
 import time
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mlapi.execution.bounds import Bounds
     from mlapi.execution.log import Log
     from mlapi.execution.workspace import Workspace
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+"""Errors of starting a program that is absent, or is no program."""
 
 INTERVAL = 0.2
 """Seconds between two checks of the bounds."""
@@ -33,7 +36,7 @@ def start(command: list[str], python: str, workspace: Workspace) -> Child:
     try:
         return Child([python if interpreted else program, *arguments], workspace.module, workspace.environment(python))
     except CannotStart as error:
-        if interpreted and not os.access(python, os.X_OK):
+        if interpreted and getattr(error.__cause__, "errno", None) in ABSENT:
             raise JobReturned(f"The machine has no Python interpreter {python!r}.", WORKER) from error
         raise JobFailed(str(error)) from error
 

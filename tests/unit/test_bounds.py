@@ -149,6 +149,7 @@ def test_a_function_that_is_stopped_alone_has_failed(start):
     ("machine", "reason"),
     [
         ({"python": "/absent/python"}, "The machine has no Python interpreter '/absent/python'."),
+        ({"python": "/"}, "The machine has no Python interpreter '/'."),
         ({"file_size": 50_000}, "The machine cannot run jobs: File too large."),
     ],
 )
