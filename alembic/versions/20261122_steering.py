@@ -100,8 +100,7 @@ def upgrade() -> None:
     # In UTC with milliseconds, as all times of rows.
     now = ("date_trunc('milliseconds', timezone('UTC', clock_timestamp()))" if postgresql
            else "strftime('%Y-%m-%d %H:%M:%f000', 'now')")
-    op.execute(sa.text("INSERT INTO queues (id, name, description, locked, created)"
-                       f" VALUES (1, 'default', '', false, {now})".replace(':', r'\:')))
+    op.execute(f"INSERT INTO queues (id, name, description, locked, created) VALUES (1, 'default', '', false, {now})")
     if postgresql:
         op.execute("SELECT setval(pg_get_serial_sequence('queues', 'id'), 1)")
     op.create_table('grids',

@@ -59,6 +59,16 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: object) 
     return f"date_trunc('milliseconds', timezone('UTC', clock_timestamp()){interval})"
 
 
+def spelled(function: type[GenericFunction[Any]], **templates: str) -> None:
+    """Say how a function is written in each database: `templates` have a place for each argument."""
+    for dialect, template in templates.items():
+        compiles(function, dialect)(functools.partial(_spell, template))
+
+
+def _spell(template: str, element: GenericFunction[Any], compiler: SQLCompiler, **options: object) -> str:
+    return template.format(*(compiler.process(clause, **options) for clause in element.clauses))
+
+
 class among(GenericFunction[bool]):  # noqa: N801 - it is written as the SQL function that it is
     """Whether a column is one of many ids or texts, which are one parameter: drivers limit the number of parameters.
 
@@ -78,16 +88,7 @@ _IDS = sa.ARRAY(sa.BigInteger).with_variant(Json, "sqlite")
 _TEXTS = sa.ARRAY(sa.Text).with_variant(Json, "sqlite")
 
 
-@compiles(among, "sqlite")
-def _sqlite_among(element: among, compiler: SQLCompiler, **options: object) -> str:
-    column, ids = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - both are compiled
-
-
-@compiles(among, "postgresql")
-def _postgresql_among(element: among, compiler: SQLCompiler, **options: object) -> str:
-    column, ids = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{column} = ANY ({ids})"
+spelled(among, sqlite="{} IN (SELECT value FROM json_each({}))", postgresql="{} = ANY ({})")
 
 
 class members(GenericFunction[Any]):  # noqa: N801 - it is written as the SQL function that it is
@@ -100,14 +101,7 @@ class members(GenericFunction[Any]):  # noqa: N801 - it is written as the SQL fu
         super().__init__(sa.bindparam(None, texts, sa.JSON, unique=True))
 
 
-@compiles(members, "sqlite")
-def _sqlite_members(element: members, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
-@compiles(members, "postgresql")
-def _postgresql_members(element: members, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_each_text({compiler.process(element.clauses, **options)})"
+spelled(members, sqlite="json_each({})", postgresql="json_each_text({})")
 
 
 class Base(DeclarativeBase):
@@ -187,7 +181,7 @@ def set_each(db: Session, column: InstrumentedAttribute[Any], values: Mapping[in
     rows = members(values).table_valued("key", "value", name="new")
     own = column.class_.id == sa.cast(rows.c.key, sa.BigInteger)
     update = sa.update(column.class_).where(own).values({column: sa.cast(rows.c.value, column.type)})
-    db.execute(update, execution_options={"synchronize_session": False})
+    db.execute(update)
 
 
 def protect(statement: Query, of: type[Base]) -> Query:

@@ -56,21 +56,20 @@ def delete_run(db: Session, run_id: int) -> Counter[str]:
 
 
 class _Batch(NamedTuple):
-    """Ids of runs, and of what is deleted with them.
+    """Ids of what is deleted with runs.
 
     All statements of a deletion have such ids as parameters: the plan of a statement with subqueries depends on how
     many rows the planner expects, and its statistics are older than the runs that were started since.
     """
 
-    runs: list[int]
     jobs: list[int]
     outputs: list[int]
 
     @classmethod
     def of(cls, db: Session, runs: list[int]) -> Self:
-        """The runs with their jobs and the outputs of these."""
+        """The jobs of runs, and their outputs."""
         jobs = [*db.scalars(sa.select(Job.id).where(among(Job.run_id, runs)))]
-        return cls(runs, jobs, [*db.scalars(sa.select(File.id).where(among(File.job_id, jobs)))])
+        return cls(jobs, [*db.scalars(sa.select(File.id).where(among(File.job_id, jobs)))])
 
     def check_jobs(self, db: Session) -> None:
         """Raise `Conflict` if a job has not ended."""
@@ -238,12 +237,13 @@ def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple
     queue = db.get(Queue, queue_id, populate_existing=True)
     if queue is None or queue.name is None:
         raise Gone()
-    active = sa.and_(Job.queue_id == queue_id, Job.status.not_in(TERMINAL))
     if target is not None:
         tasks, jobs = _move_queue(db, queue, target)
     else:
         tasks = jobs = 0
-        if db.scalar(sa.select(sa.or_(sa.exists().where(active), sa.exists().where(Task.queue_id == queue_id)))):
+        if db.scalar(
+            sa.select(sa.or_(sa.exists().where(_unended(queue_id)), sa.exists().where(Task.queue_id == queue_id)))
+        ):
             raise Conflict("Tasks, or jobs that have not ended, refer to the queue; name their next queue in move_to.")
     record(db, "delete", "queue", queue_id, name=queue.name, move_to=target)
     if db.scalar(sa.select(sa.exists().where(Job.queue_id == queue_id))):
@@ -256,6 +256,11 @@ def delete_queue(db: Session, queue_id: int, target: str | None = None) -> tuple
     return tasks, jobs
 
 
+def _unended(queue_id: int) -> sa.ColumnElement[bool]:
+    """The condition for the jobs of a queue that have not ended."""
+    return sa.and_(Job.queue_id == queue_id, Job.status.not_in(TERMINAL))
+
+
 def _move_queue(db: Session, queue: Queue, target: str) -> tuple[int, int]:
     """Move the tasks of a queue, and its jobs that have not ended, to the queue `target`; returns their numbers."""
     if target == queue.name:
@@ -264,8 +269,7 @@ def _move_queue(db: Session, queue: Queue, target: str) -> tuple[int, int]:
     if to is None:
         raise Invalid.field("move_to", "Queue not found.")
     tasks = affected_rows(db, sa.update(Task).where(Task.queue_id == queue.id).values(queue_id=to))
-    active = sa.and_(Job.queue_id == queue.id, Job.status.not_in(TERMINAL))
-    jobs = db.execute(sa.update(Job).where(active).values(queue_id=to).returning(Job.id, Job.run_id)).all()
+    jobs = db.execute(sa.update(Job).where(_unended(queue.id)).values(queue_id=to).returning(Job.id, Job.run_id)).all()
     record_all(db, "change", "job", sorted((row.id, row.run_id) for row in jobs), queue=target)
     return tasks, len(jobs)
 

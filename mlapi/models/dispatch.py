@@ -5,13 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from mlapi.models.base import Json, clock
+from mlapi.models.base import Json, clock, spelled
 from mlapi.models.jobs import NEEDS, Job, Status
 from mlapi.models.queues import Queue
 from mlapi.models.workers import Worker
@@ -42,24 +40,8 @@ class texts_of(GenericFunction[str]):  # noqa: N801 - it is written as the SQL f
     inherit_cache = True
 
 
-@compiles(ids_of, "sqlite")
-def _sqlite_ids(element: ids_of, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_group_array({compiler.process(element.clauses, **options)})"
-
-
-@compiles(ids_of, "postgresql")
-def _postgresql_ids(element: ids_of, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_agg({compiler.process(element.clauses, **options)})"
-
-
-@compiles(texts_of, "sqlite")
-def _sqlite_texts(element: texts_of, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
-@compiles(texts_of, "postgresql")
-def _postgresql_texts(element: texts_of, compiler: SQLCompiler, **options: object) -> str:
-    return f"json_array_elements_text({compiler.process(element.clauses, **options)})"
+spelled(ids_of, sqlite="json_group_array({})", postgresql="json_agg({})")
+spelled(texts_of, sqlite="json_each({})", postgresql="json_array_elements_text({})")
 
 
 def serves() -> Condition:
@@ -74,7 +56,7 @@ def serves() -> Condition:
 
 def fits(job: Columns) -> Condition:
     """The condition that a job with these columns needs no more than a worker has, as far as both are known."""
-    pairs = ((job.cpus, workers.cpus), (job.memory, workers.memory), (job.gpus, workers.gpus))
+    pairs = ((job[name], workers[name]) for name in NEEDS)
     return sa.and_(*(sa.or_(need.is_(None), has.is_(None), need <= has) for need, has in pairs))
 
 

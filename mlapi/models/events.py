@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, Session, mapped_column
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from mlapi.database import ACTOR
-from mlapi.models.base import JsonObject, Numbered
+from mlapi.models.base import JsonObject, Numbered, spelled
 
 SERVICE = "service"
 """The actor of a transaction for which nobody else is known."""
@@ -29,24 +27,8 @@ class oldest_transaction(GenericFunction[int]):  # noqa: N801 - it is written as
     inherit_cache = True
 
 
-@compiles(transaction_id, "sqlite")
-def _sqlite_transaction(_element: transaction_id, _compiler: SQLCompiler, **_options: object) -> str:
-    return "0"
-
-
-@compiles(oldest_transaction, "sqlite")
-def _sqlite_oldest(_element: oldest_transaction, _compiler: SQLCompiler, **_options: object) -> str:
-    return "1"
-
-
-@compiles(transaction_id, "postgresql")
-def _postgresql_transaction(_element: transaction_id, _compiler: SQLCompiler, **_options: object) -> str:
-    return "txid_current()"
-
-
-@compiles(oldest_transaction, "postgresql")
-def _postgresql_oldest(_element: oldest_transaction, _compiler: SQLCompiler, **_options: object) -> str:
-    return "txid_snapshot_xmin(txid_current_snapshot())"
+spelled(transaction_id, sqlite="0", postgresql="txid_current()")
+spelled(oldest_transaction, sqlite="1", postgresql="txid_snapshot_xmin(txid_current_snapshot())")
 
 
 class Event(Numbered):

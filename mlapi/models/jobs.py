@@ -7,7 +7,7 @@ status, by compare-and-set in SQL.
 import enum
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -20,7 +20,7 @@ from mlapi.models.modules import Function
 from mlapi.models.patterns import Named, choose
 from mlapi.models.queues import DEFAULT_ID
 
-NEEDS = ("cpus", "memory", "gpus")
+NEEDS: Final = ("cpus", "memory", "gpus")
 """The columns of the resources that a job needs; to need none is to need 0."""
 
 _NEEDS: list[Any] = [sa.text(f"coalesce({need}, 0)") for need in NEEDS]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 from sqlalchemy.orm import Session
 
@@ -10,6 +10,7 @@ from mlapi.errors import Conflict, FieldErrors
 from mlapi.models import queues
 from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.dependencies import Dependency
+from mlapi.models.jobs import NEEDS
 from mlapi.models.options import check_arguments
 from mlapi.models.patterns import ALL
 from mlapi.models.pipelines import NOT_PARENT, JobSettings, Task
@@ -55,9 +56,6 @@ class Needs(TypedDict):
     cpus: float | None
     memory: int | None
     gpus: int | None
-
-
-NEEDS: Final = ("cpus", "memory", "gpus")
 
 
 class Plan(Needs):

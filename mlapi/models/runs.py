@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -117,6 +118,7 @@ def start_grid(
         return existing, False
     prepared = prepare_tasks(db, pipeline, file_ids, options)
     check_axes(prepared.tasks, axes)
+    check_rows(prepared, math.prod(len(axis.values) for axis in axes))
     changes = changes_of(options, prepared.plans)
     combined = list(combine(prepared.tasks, prepared.plans, changes, axes))
     grid = Grid(pipeline_id=pipeline.id, owner_id=pipeline.owner_id, idempotency_key=key, request_digest=digest)
@@ -174,7 +176,9 @@ def prepare(
         before = dependencies.find(db, pipeline.owner_id, options.depends_on)
     errors.raise_all()
     inputs = find_inputs(plans, graph, [task.function for task in tasks], files)
-    return Prepared(pipeline, tasks, graph, plans, files, inputs, before)
+    prepared = Prepared(pipeline, tasks, graph, plans, files, inputs, before)
+    check_rows(prepared)
+    return prepared
 
 
 def request_digest(key: str | None, *request: object) -> str | None:
@@ -229,9 +233,9 @@ def find_inputs(
     return inputs
 
 
-def check_size(prepared: Prepared, runs: Sequence[tuple[JsonObject | None, list[Plan]]]) -> None:
-    """Raise `Invalid` if runs, from their changes and the plans of their jobs, have too many rows or too large ones."""
-    graph, several = prepared.parents, len(runs) > 1
+def check_rows(prepared: Prepared, runs: int = 1) -> None:
+    """Raise `Invalid` if so many runs have too many rows. Check it before they are planned: a grid has a thousand."""
+    graph = prepared.parents
     first = sum(not earlier for earlier in graph)
     of_run = len(graph) + sum(map(len, graph)) + len(prepared.files) + sum(map(len, prepared.inputs))
     rows = of_run + first * len(prepared.before.job_ids)
@@ -239,15 +243,19 @@ def check_size(prepared: Prepared, runs: Sequence[tuple[JsonObject | None, list[
         (len(graph), JOBS, "jobs"),
         (rows, ROWS, "jobs, files, inputs, parents and dependencies of jobs"),
     ):
-        if (count := len(runs) * of_one) > most:
+        if (count := runs * of_one) > most:
             problem = f"Would create {count} {what}; at most {most} are possible."
-            raise Invalid.field("grid" if several else "depends_on", problem)
+            raise Invalid.field("grid" if runs > 1 else "depends_on", problem)
+
+
+def check_bytes(runs: Sequence[tuple[JsonObject | None, list[Plan]]]) -> None:
+    """Raise `Invalid` if runs, from their changes and the plans of their jobs, are too large."""
     size = 0
     for changes, plans in runs:
         size += _size(changes) + sum(_size(job["arguments"]) + _size(job["patterns"]) for job in plans)
         if size > BYTES:  # At once: the runs of a grid can be a thousand times as large.
             problem = f"The arguments, patterns and changes of all jobs must have at most {BYTES} bytes."
-            raise Invalid.field("grid" if several else "", problem)
+            raise Invalid.field("grid" if len(runs) > 1 else "", problem)
 
 
 def _size(value: JsonObject | None) -> int:
@@ -259,9 +267,9 @@ def create(
 ) -> list[Run]:
     """Create runs of the same graph over the same files, each from its changes and the plans of its jobs.
 
-    The number of statements does not depend on the number of runs. Raises `Invalid` as `check_size` does.
+    The number of statements does not depend on the number of runs. Raises `Invalid` as `check_bytes` does.
     """
-    check_size(prepared, runs)
+    check_bytes(runs)
     pipeline, _, graph, _, files, inputs, before = prepared
     of_all = {"pipeline_id": pipeline.id, "owner_id": pipeline.owner_id, "task_count": len(graph), **columns}
     rows = [{**of_all, "changes": changes} for changes, _ in runs]
@@ -317,21 +325,25 @@ def _create_jobs(
     own = sa.select(Job.id).where(among(Job.run_id, [run.id for run in runs]))
     ids = db.scalars(own.order_by(Job.run_id, Job.position)).all()
     wake_schedulers(db)
-    size = len(graph)
+    _add_parents(db, ids, graph)
+    chosen: dict[tuple[Named, ...], list[int]] = {}
+    for index, earlier in enumerate(graph):
+        if not earlier:
+            chosen.setdefault(inputs[index], []).extend(ids[index :: len(graph)])
+    add_inputs(db, chosen)
+    return [job_id for job_ids in chosen.values() for job_id in job_ids]
+
+
+def _add_parents(db: Session, ids: Sequence[int], graph: list[list[int]]) -> None:
+    """Record the parents of jobs, which have the order of the graph in each run."""
     pairs = [
         {"job_id": ids[first + index], "parent_id": ids[first + parent]}
-        for first in range(0, len(ids), size)
+        for first in range(0, len(ids), len(graph))
         for index, earlier in enumerate(graph)
         for parent in earlier
     ]
     if pairs:
         db.execute(sa.insert(JobParent), pairs)
-    chosen: dict[tuple[Named, ...], list[int]] = {}
-    for index, earlier in enumerate(graph):
-        if not earlier:
-            chosen.setdefault(inputs[index], []).extend(ids[index::size])
-    add_inputs(db, chosen)
-    return [job_id for job_ids in chosen.values() for job_id in job_ids]
 
 
 def changes_of(options: RunOptions, plans: list[Plan]) -> JsonObject | None:

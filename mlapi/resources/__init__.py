@@ -9,7 +9,7 @@
     │       ├── grids/{grid}          …/runs, …/cancel
     │       └── runs/{run}            …/cancel, …/retry, …/rerun, …/events
     │           └── jobs/{job}        …/log, …/metrics, …/cancel, …/retry, …/events
-    │               └── attempts/{number} …/log
+    │               └── attempts/{number} …/log, …/metrics
     ├── modules/{module}
     │   ├── functions/{function}      of the newest version
     │   └── versions/{version}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, TypeVar
 import sqlalchemy as sa
 
 from mlapi.models.base import JsonObject
+from mlapi.models.events import OF_SUBJECT
 from mlapi.prepared import fetch
 from mlapi.resources.items import Item
 from mlapi.resources.tree import Part, Url
@@ -71,3 +72,19 @@ class Events(Part[AnyItem]):
             for row in kept
         ]
         return documents, kept[-1].id if len(rows) > limit else None
+
+
+class OwnEvents(Events[AnyItem]):
+    """The events of an item alone."""
+
+    statement = OF_SUBJECT
+
+    @property
+    def of_item(self) -> Mapping[str, object]:
+        """The item."""
+        return {"kind": self.item.kind, "subject": self.item.id}
+
+    def subject(self, kind: str, row_id: int) -> Url | None:  # noqa: ARG002 - there is only the item
+        """The URL of the item."""
+        item: Url = self.link(self.item.kind, **self.keys)
+        return item

@@ -46,7 +46,7 @@ class GridProgress(TypedDict):
 class GridDocument(GridSummary):
     """A grid: runs that were started together, one for each combination of values.
 
-    `warnings` say why queued jobs do not start, such as that no worker serves their queue.
+    `warnings` say why jobs do not start, or will not, such as that no worker serves their queue.
     """
 
     progress: GridProgress

@@ -1,17 +1,16 @@
 """Jobs of a run, and jobs across owners."""
 
 import datetime
-from collections.abc import Mapping
 from typing import TypedDict, cast
 
 import sqlalchemy as sa
 
-from mlapi.models import Attempt, Job, JobDependency, JobInput, JobOutput, JobParent, Queue, Run, User, events
+from mlapi.models import Attempt, Job, JobDependency, JobInput, JobOutput, JobParent, Queue, Run, User
 from mlapi.models.base import JsonList, JsonObject
 from mlapi.models.jobs import Status
 from mlapi.models.waits import REASON
 from mlapi.prepared import fetch
-from mlapi.resources.events import Events
+from mlapi.resources.events import OwnEvents
 from mlapi.resources.fields import Field, Fields, Filter, Reference, Row
 from mlapi.resources.items import AcrossOwners, Collection, OwnedItem
 from mlapi.resources.job_attempts import JobAttempts, Log
@@ -96,19 +95,8 @@ class JobRetry(Part["JobItem"]):
     """The retry of a job."""
 
 
-class JobEvents(Events["JobItem"]):
+class JobEvents(OwnEvents["JobItem"]):
     """The events of a job."""
-
-    statement = events.OF_SUBJECT
-
-    @property
-    def of_item(self) -> Mapping[str, object]:
-        """The job."""
-        return {"kind": "job", "subject": self.item.id}
-
-    def subject(self, kind: str, row_id: int) -> Url | None:  # noqa: ARG002 - there is only the job
-        """The URL of the job."""
-        return self.item.url
 
 
 attempts = Attempt.__table__.c
@@ -253,13 +241,6 @@ class JobItem(OwnedItem[JobSummary, JobDocument]):
             "events": f"{summary['url']}/events",
             "attempts": f"{summary['url']}/attempts",
         }
-
-    @property
-    def url(self) -> Url:
-        """The URL of the job, below its run."""
-        row = self.row
-        url: Url = self.link("job", user=row.owner, pipeline=row.pipeline, run=row.run, job=row.id)
-        return url
 
 
 class Jobs(Collection[JobItem]):

@@ -1,18 +1,18 @@
 """Queues, with their waiting jobs and the workers that serve them."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypedDict
 
 import sqlalchemy as sa
 
 from mlapi.database import Reader
-from mlapi.models import Job, Queue, Worker, events
+from mlapi.models import Job, Queue, Worker
 from mlapi.models.base import SLUG, JsonObject
 from mlapi.models.dispatch import serves
 from mlapi.models.jobs import Status
 from mlapi.models.workers import LIVES
-from mlapi.resources.events import Events
+from mlapi.resources.events import OwnEvents
 from mlapi.resources.fields import Field, Fields, Row
 from mlapi.resources.items import USERS_READ, Collection, Condition, Item
 from mlapi.resources.tree import Linker, Part, Url
@@ -44,20 +44,8 @@ class QueueLock(Part["QueueItem"]):
     """The lock of a queue."""
 
 
-class QueueEvents(Events["QueueItem"]):
+class QueueEvents(OwnEvents["QueueItem"]):
     """The events of a queue."""
-
-    statement = events.OF_SUBJECT
-
-    @property
-    def of_item(self) -> Mapping[str, object]:
-        """The queue."""
-        return {"kind": "queue", "subject": self.item.id}
-
-    def subject(self, kind: str, row_id: int) -> Url | None:  # noqa: ARG002 - there is only the queue
-        """The URL of the queue."""
-        queue: Url = self.link("queue", **self.keys)
-        return queue
 
 
 class QueueItem(Item[QueueDocument, QueueDocument]):

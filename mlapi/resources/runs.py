@@ -46,7 +46,7 @@ class RunSummary(TypedDict):
 class RunDocument(RunSummary):
     """A run. `changes` are what it changed of the tasks: for all jobs, and in `jobs` for single ones, by position.
 
-    `warnings` say why queued jobs do not start, such as that no worker serves their queue.
+    `warnings` say why jobs do not start, or will not, such as that no worker serves their queue.
     """
 
     files: list[Url]

@@ -289,3 +289,12 @@ def test_the_end_of_a_job_executes_as_many_statements_for_many_dependent_jobs_as
         with wsgi.registry.database.writing.begin() as session:
             attempts.claim(session, "tests", 100, 60)
     assert costs[0] + 1 == costs[1]  # The inputs of one job are copied to all others.
+
+
+def test_what_is_the_same_in_all_requests_is_no_parameter_of_a_list(ada, world, wsgi):
+    with statements(wsgi) as seen:
+        ada("GET", "jobs?limit=7", status=200)
+    statement, parameters = seen[-1]
+    assert "LIMIT 8" in statement
+    assert "No worker serves" in statement
+    assert len(parameters) < 5
